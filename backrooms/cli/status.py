@@ -1,0 +1,64 @@
+"""`backrooms status`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backrooms.cli.render import byte_count, duration, print_table
+from backrooms.cli.target import Failure, node_options
+
+if TYPE_CHECKING:
+    from backrooms.cli.client import ControlClient
+
+    OpenNode = Callable[[], AbstractContextManager[ControlClient]]
+
+
+@click.command()
+@node_options
+@click.option("--json", "as_json", is_flag=True, help="Print what the node says as JSON.")
+def status(open_node: OpenNode, as_json: bool) -> None:
+    """Show how a node is doing: is it ready, where does it listen, what has it got.
+
+    \b
+    Examples:
+      backrooms status -c /etc/backrooms/backrooms.toml
+      backrooms status --testnet ./testnet
+      backrooms status --control 127.0.0.1:9051 --json | jq .bootstrap.percent
+    """
+    with open_node() as client:
+        state = client.json("backrooms/status")
+    if as_json:
+        click.echo(json.dumps(state, indent=2))
+        return
+    try:
+        rows = _rows(state)
+    except (KeyError, TypeError, ValueError):
+        raise Failure("the node's status is not what this version expects; try --json") from None
+    print_table(["", ""], rows, header=False)
+
+
+def _rows(state: dict[str, Any]) -> list[list[str]]:
+    start, circuits, relays, traffic = (state[k] for k in ("bootstrap", "circuits", "relays", "traffic"))
+    rows = [
+        ["Backrooms", f"{state['version']}, process {state['pid']}, up {duration(state['uptime'])}"],
+        ["Start", f"{start['percent']} % {start['summary']}"],
+        ["Level", f"{state['level']}"],
+        ["Circuits", f"{circuits['built']} built, {circuits['building']} being built"],
+        ["Streams", f"{state['streams']}"],
+        ["Relays known", f"{relays['known']}, {relays['exits']} of them exits"],
+        ["Links", f"{state['links']}"],
+        ["Traffic", f"{byte_count(traffic['read'])} read, {byte_count(traffic['written'])} written"],
+    ]
+    if state["fingerprint"]:
+        rows.insert(1, ["Relay", f"{state['nickname']} {state['fingerprint']}"])
+    titles = {"socks": "SOCKS", "http": "HTTP proxy", "or": "Links on", "control": "Control"}
+    for kind, title in titles.items():
+        rows += [[title, address] for address in state["listeners"][kind]]
+    if state["config_file"]:
+        rows.append(["Configuration", state["config_file"]])
+    return rows

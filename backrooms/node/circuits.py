@@ -1,0 +1,325 @@
+"""The client half of a node: keeps circuits ready, and gives each stream one that it may use."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from backrooms.circuit.origin import OriginCircuit
+from backrooms.errors import BackroomsError, PathError
+from backrooms.interfaces import Rng
+from backrooms.levels import Level
+from backrooms.netdir.descriptor import Descriptor
+from backrooms.netdir.directory import Directory
+from backrooms.node.channels import Channels
+from backrooms.node.clientcircuit import ClientCircuit
+from backrooms.node.logs import Seldom
+from backrooms.node.streams import Streams
+from backrooms.node.timers import Timers
+from backrooms.path.constraints import Constraints, Target, allows
+from backrooms.path.selector import ANYWHERE, PathSelector
+from backrooms.wire.cell import DestroyReason
+
+log = Logger()
+
+MAX_CIRCUITS = 256
+SWEEP = 1.0
+"""Seconds between looks at what is old, and at how many spares there are."""
+BUILD_BACKOFF_MAX = 30.0
+"""Seconds between attempts at spares while nothing can be built."""
+SUSPICION = 30.0
+"""Seconds for which relays at which a circuit failed are avoided, if there are others."""
+DRAWS = 8
+"""Paths drawn to find one whose first relay may be dialled now."""
+SPARE_LIFE = 6
+"""A spare is replaced after this many times `max_dirtiness`."""
+
+
+__all__ = ["Circuits", "ClientCircuit", "Options"]
+
+
+@dataclass(slots=True)
+class Options:
+    """How circuits are kept; times in seconds."""
+
+    level: Level
+    spares: dict[Level, int] = field(default_factory=dict)
+    max_dirtiness: float = 600.0
+    build_timeout: float = 10.0
+    retries: int = 3
+    constraints: Constraints = field(default_factory=Constraints)
+
+
+class Circuits:
+    """All circuits of this client; `streams` gives them to streams."""
+
+    def __init__(
+        self,
+        timers: Timers,
+        channels: Channels,
+        directory: Directory,
+        network_id: bytes,
+        rng: Rng,
+        options: Options,
+        settled: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`settled` says whether the directory is complete, so that what no path fits now will not fit soon."""
+        self.timers = timers
+        self.options = options
+        self.circuits: dict[int, ClientCircuit] = {}
+        self.epoch = 0
+        """Counts NEWNYMs; streams of different epochs never share a circuit."""
+        self.ever_built = False
+        self.faults: Counter[str] = Counter()
+        """Circuits closed for what a relay did, by what it was."""
+        self.on_circuit: Callable[[ClientCircuit], None] = lambda circuit: None
+        self.streams = Streams(self)
+        self._channels = channels
+        self._directory = directory
+        self._network_id = network_id
+        self._rng = rng
+        self._numbers = itertools.count(1)
+        self._settled = settled
+        self._selector: PathSelector | None = None
+        self._selector_for: tuple[int, Constraints] | None = None
+        self._suspects: dict[bytes, float] = {}
+        self._seldom = Seldom()
+        self._failures = 0
+        self._next_spare = 0.0
+        self._sweeper: Any = None
+        self._stopped = False
+
+    # starting and stopping
+
+    def start(self) -> None:
+        """Begin to keep spares."""
+        self._sweep()
+
+    def stop(self) -> None:
+        """End every circuit and stream."""
+        self._stopped = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.streams.stop()
+        for circuit in list(self.circuits.values()):
+            circuit.end(DestroyReason.FINISHED)
+
+    def newnym(self) -> None:
+        """From now on streams get circuits that no stream has used before."""
+        self.epoch += 1
+        for circuit in self.circuits.values():
+            if circuit.isolation is not None:
+                circuit.retired = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Something changed: look after circuits and waiting streams soon."""
+        if not self._stopped and self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = self.timers.at(self.timers.now(), self._sweep)
+
+    def directory_changed(self) -> None:
+        """There are other relays than before: what could not be built may be possible now."""
+        self._next_spare = 0.0
+        self.wake()
+
+    # what streams ask
+
+    def isolation(self, key: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
+        """The whole isolation key of a request."""
+        return (*key, self.epoch)
+
+    def find(
+        self, level: Level, target: Target, isolation: tuple[Hashable, ...], avoid: Collection[bytes] = ()
+    ) -> ClientCircuit | None:
+        """A built circuit that a stream may use: one of its isolation, else a spare. `avoid` has exits' ids."""
+        now = self.timers.now()
+        spare = None
+        for circuit in self.circuits.values():
+            if circuit.status != "BUILT" or circuit.retired or not _suits(circuit, level, target, avoid):
+                continue
+            if circuit.isolation == isolation:
+                if circuit.dirty_at is None or now - circuit.dirty_at < self.options.max_dirtiness:
+                    return circuit
+            elif circuit.isolation is None and spare is None:
+                spare = circuit
+        return spare
+
+    def want(
+        self, level: Level, target: Target, isolation: tuple[Hashable, ...], avoid: Collection[bytes] = ()
+    ) -> bool:
+        """Build a circuit for this, unless one is on its way. False when that has to wait.
+
+        `PathError` when no path fits and waiting will not help.
+        """
+        for circuit in self.circuits.values():
+            if circuit.status == "BUILT" or circuit.retired or circuit.isolation not in (isolation, None):
+                continue
+            if _suits(circuit, level, target, avoid):
+                if circuit.isolation is None:
+                    # A spare under way is what this stream would get next; keep it for this one.
+                    circuit.isolation = isolation
+                return True
+        return self._build(level, target, isolation, avoid)
+
+    def use(self, circuit: ClientCircuit, isolation: tuple[Hashable, ...]) -> OriginCircuit:
+        """Give a circuit to streams of one isolation."""
+        assert circuit.machine is not None
+        if circuit.isolation is None:
+            circuit.isolation = isolation
+            self.wake()
+        if circuit.dirty_at is None:
+            circuit.dirty_at = self.timers.now()
+        return circuit.machine
+
+    # building
+
+    def _make_room(self) -> bool:
+        """Whether there may be one circuit more; the one idle longest is given up for it."""
+        if len(self.circuits) < MAX_CIRCUITS:
+            return True
+        idle = [one for one in self.circuits.values() if one.idle]
+        if not idle:
+            return False
+        min(idle, key=lambda one: one.dirty_at or 0.0).end(DestroyReason.FINISHED)
+        return True
+
+    def _build(
+        self,
+        level: Level,
+        target: Target,
+        isolation: tuple[Hashable, ...] | None,
+        avoid: Collection[bytes] = (),
+    ) -> bool:
+        """Start a circuit. False when it has to wait; `PathError` when it is no use waiting."""
+        if self._stopped or not self._directory.relays() or not self._make_room():
+            return False
+        try:
+            path = self._choose(level, target, avoid)
+        except PathError as error:
+            if not self._settled():
+                return False
+            if self._seldom.is_due(str(error), self.timers.now()):
+                log.warn("no path at level {name}: {error}", name=level.name, error=str(error))
+            raise
+        if path is None:
+            return False
+        circuit = ClientCircuit(self, next(self._numbers), level, path)
+        circuit.isolation = isolation
+        self.circuits[circuit.number] = circuit
+        self.on_circuit(circuit)
+        link = self._channels.link(path[0].id)
+        link.addCallback(lambda found: circuit.launch(found, self._network_id, self._rng))
+        link.addErrback(lambda failure: self._no_link(circuit, failure))
+        return True
+
+    def _choose(self, level: Level, target: Target, avoid: Collection[bytes]) -> list[Descriptor] | None:
+        """A path, around relays that have just failed if there are others. None: all that can be done is to wait.
+
+        The constraints are never relaxed; `PathError` says that nothing fits them.
+        """
+        key = self._directory.revision, self.options.constraints
+        if self._selector is None or self._selector_for != key:
+            self._selector = PathSelector(self._directory.relays(), self.options.constraints)
+            self._selector_for = key
+        resting = self._channels.resting()
+        now = self.timers.now()
+        self._suspects = {one: until for one, until in self._suspects.items() if until > now}
+        for shunned in ({*resting, *self._suspects}, set(resting)):
+            if shunned:
+                try:
+                    return self._selector.select(level.hops, target, self._rng, avoid={*shunned, *avoid})
+                except PathError:
+                    pass
+        for _ in range(DRAWS):
+            path = self._selector.select(level.hops, target, self._rng, avoid=avoid)
+            if path[0].id not in resting:
+                return path
+        return None
+
+    def _no_link(self, circuit: ClientCircuit, failure: Failure) -> None:
+        if not isinstance(failure.value, BackroomsError):
+            log.failure("bug while building a circuit", failure)
+        circuit.end(DestroyReason.CONNECT_FAILED)
+
+    def changed(self, circuit: ClientCircuit) -> None:
+        """A circuit being built has one hop more."""
+        self.on_circuit(circuit)
+
+    def built(self, circuit: ClientCircuit) -> None:
+        """A circuit is ready: give it to whoever waits for one."""
+        self._failures = 0
+        for relay in circuit.path:
+            self._suspects.pop(relay.id, None)
+        self.ever_built = True
+        self.on_circuit(circuit)
+        self.wake()
+
+    def ended(self, circuit: ClientCircuit, was_built: bool) -> None:
+        """A circuit is gone."""
+        self.circuits.pop(circuit.number, None)
+        self.on_circuit(circuit)
+        if not was_built and circuit.reason not in (DestroyReason.FINISHED, DestroyReason.REQUESTED):
+            self._failures += 1
+            if circuit.link is not None:
+                # Either the relay that was not reached is at fault, or the one that should have reached it.
+                until = self.timers.now() + SUSPICION
+                for relay in circuit.path[max(0, circuit.hops - 1) : circuit.hops + 1]:
+                    self._suspects[relay.id] = until
+                if circuit.isolation is not None:
+                    self.streams.build_failed(circuit.level, circuit.isolation)
+            pause = min(2.0 ** min(self._failures, 10) / 10, BUILD_BACKOFF_MAX)
+            self._next_spare = self.timers.now() + pause * (0.5 + self._rng.random())
+        self.wake()
+
+    def blame(self, text: str) -> None:
+        """A circuit was closed because of what a relay did."""
+        self.faults[text] += 1
+        if self._seldom.is_due(text, self.timers.now()):
+            log.warn("a circuit was closed: {text}", text=text)
+
+    # keeping house
+
+    def _sweep(self) -> None:
+        now = self.timers.now()
+        self._sweeper = self.timers.at(now + SWEEP, self._sweep)
+        self.streams.attach_waiting()
+        for circuit in list(self.circuits.values()):
+            self._retire(circuit, now)
+        self._keep_spares(now)
+
+    def _retire(self, circuit: ClientCircuit, now: float) -> None:
+        if circuit.status != "BUILT" or circuit.machine is None:
+            return
+        if circuit.dirty_at is not None and now - circuit.dirty_at >= self.options.max_dirtiness:
+            circuit.retired = True
+        if circuit.isolation is None and now - circuit.started >= SPARE_LIFE * self.options.max_dirtiness:
+            circuit.retired = True
+        if circuit.retired and circuit.machine.stream_count == 0:
+            circuit.end(DestroyReason.FINISHED)
+
+    def _keep_spares(self, now: float) -> None:
+        if now < self._next_spare:
+            return
+        for level, wanted in self.options.spares.items():
+            spares = sum(
+                circuit.isolation is None and circuit.level == level and not circuit.retired
+                for circuit in self.circuits.values()
+            )
+            try:
+                for _ in range(wanted - spares):
+                    if not self._build(level, ANYWHERE, None):
+                        break
+            except PathError:
+                self._next_spare = now + BUILD_BACKOFF_MAX
+
+
+def _suits(circuit: ClientCircuit, level: Level, target: Target, avoid: Collection[bytes]) -> bool:
+    last = circuit.exit
+    return circuit.level == level and last.is_exit and last.id not in avoid and allows(last, target)

@@ -1,0 +1,126 @@
+"""One circuit of this client."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import singledispatchmethod
+from typing import TYPE_CHECKING
+
+from backrooms.circuit.events import CircuitBuilt, CircuitClosed, HopAdded
+from backrooms.circuit.origin import HopKeys, OriginCircuit
+from backrooms.interfaces import Rng
+from backrooms.levels import Level
+from backrooms.netdir.descriptor import Descriptor
+from backrooms.node.link import Link
+from backrooms.wire.cell import DestroyReason
+from backrooms.wire.extensions import ClientExtensions
+
+if TYPE_CHECKING:
+    from backrooms.node.circuits import Circuits
+
+
+class ClientCircuit:
+    """A circuit of ours: its machine, its path, and who may use it."""
+
+    def __init__(self, manager: Circuits, number: int, level: Level, path: list[Descriptor]) -> None:
+        self.number = number
+        self.level = level
+        self.path = path
+        self.status = "LAUNCHED"
+        self.hops = 0
+        self.created_at = manager.timers.wall()
+        self.started = manager.timers.now()
+        self.build_seconds: float | None = None
+        self.isolation: tuple[Hashable, ...] | None = None
+        """Whose streams it carries; None for a spare."""
+        self.dirty_at: float | None = None
+        """When the first stream was given to it."""
+        self.retired = False
+        """Whether it takes no new streams."""
+        self.machine: OriginCircuit | None = None
+        self.link: Link | None = None
+        self.circuit_id = 0
+        self.reason = 0
+        self._manager = manager
+        self._timeout = manager.timers.at(self.started + manager.options.build_timeout, self._timed_out)
+
+    @property
+    def exit(self) -> Descriptor:
+        """The last hop."""
+        return self.path[-1]
+
+    @property
+    def idle(self) -> bool:
+        """Whether it was used, and carries nothing now."""
+        used = self.status == "BUILT" and self.dirty_at is not None
+        return used and self.machine is not None and self.machine.stream_count == 0
+
+    def launch(self, link: Link, network_id: bytes, rng: Rng) -> None:
+        """Start building over an open link to the first hop."""
+        if self.status in ("CLOSED", "FAILED"):
+            return
+        queue = link.open_circuit(self, rng)
+        self.link, self.circuit_id = link, queue.circuit_id
+        timers = self._manager.timers
+        self.machine = OriginCircuit(
+            [HopKeys(relay.id, relay.onion_key) for relay in self.path],
+            network_id,
+            queue,
+            lambda handshake: link.channel.create(queue.circuit_id, handshake),
+            lambda: ClientExtensions(int(timers.wall()) // 60).encode(),
+            timers.now,
+            rng,
+            self._dispatch,
+            self._manager.wake,
+        )
+        link.handle(self.circuit_id, self.machine.receive)
+        self.machine.start()
+
+    # The owner of a circuit id on the first link.
+
+    def created(self, handshake: bytes) -> None:
+        if self.machine is not None:
+            self.machine.created(handshake)
+
+    def destroyed(self, reason: int) -> None:
+        self.end(reason)
+
+    @singledispatchmethod
+    def _dispatch(self, event: object) -> None:
+        raise TypeError(f"no handler for {event!r}")
+
+    @_dispatch.register
+    def _(self, event: HopAdded) -> None:
+        self.hops = event.count
+        if event.count < len(self.path):
+            self.status = "EXTENDED"
+            self._manager.changed(self)
+
+    @_dispatch.register
+    def _(self, event: CircuitBuilt) -> None:
+        self._timeout.cancel()
+        self.status = "BUILT"
+        self.build_seconds = self._manager.timers.now() - self.started
+        self._manager.built(self)
+
+    @_dispatch.register
+    def _(self, event: CircuitClosed) -> None:
+        self._manager.blame(event.text)
+        self.end(event.reason)
+
+    def _timed_out(self) -> None:
+        self.end(DestroyReason.TIMEOUT)
+
+    def end(self, reason: int) -> None:
+        """End the circuit here and at its relays; its streams end with DESTROY."""
+        if self.status in ("CLOSED", "FAILED"):
+            return
+        was_built = self.status == "BUILT"
+        self.status = "CLOSED" if was_built else "FAILED"
+        self.reason = reason
+        self._timeout.cancel()
+        if self.link is not None:
+            self.link.release(self.circuit_id, DestroyReason.NONE, self._manager.timers.now())
+        if self.machine is not None:
+            self.machine.close()
+        self._manager.ended(self, was_built)
