@@ -57,6 +57,7 @@ class _Dial:
         self.failures = 0
         self.retry_at = 0.0
         self.running = False
+        self.attempt: Deferred[None] | None = None
         self.error = ""
         """Why the last attempt failed."""
 
@@ -128,9 +129,8 @@ class Channels:
         dial.waiting.append(waiter)
         if not dial.running:
             dial.running = True
-            Deferred.fromCoroutine(self._dial(relay_id, dial)).addErrback(
-                lambda failure: log.failure("bug while dialling", failure)
-            )
+            dial.attempt = Deferred.fromCoroutine(self._dial(relay_id, dial))
+            dial.attempt.addErrback(lambda failure: log.failure("bug while dialling", failure))
         return waiter
 
     def resting(self) -> dict[bytes, float]:
@@ -151,7 +151,7 @@ class Channels:
         for address in self._find_addresses(relay_id):
             scheme, _, rest = address.partition(":")
             transport = self._transports.get(scheme)
-            if transport is None:
+            if transport is None or self._stopped:
                 continue
             opened: Deferred[Link] = Deferred()
             try:
@@ -373,6 +373,9 @@ class Channels:
         for port in self._ports:
             await port.stopListening()
         self._ports.clear()
+        for dial in list(self._dials.values()):
+            if dial.running and dial.attempt is not None:
+                dial.attempt.cancel()
         for link in list(self.links):
             link.driver.close()
 

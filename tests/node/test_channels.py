@@ -255,6 +255,21 @@ def test_a_relay_that_freezes_during_the_handshake(relays: SimNetwork) -> None:
     relays.net.run(15)
 
 
+@pytest.mark.parametrize("after", [0.0, 0.05, 2.0])
+def test_a_node_that_stops_gives_up_what_it_dials(relays: SimNetwork, after: float) -> None:
+    one, dead = relays.relays[3:5]
+    dead.host.kill("silent")
+    waiter = one.node.channels.link(dead.id)
+    failures: list[Any] = []
+    waiter.addErrback(failures.append)
+    relays.net.run(after)
+    relays.net.run_until(one.node.channels.stop(), 1)
+    relays.net.run(0.5)
+    assert failures
+    calls = [str(call) for call in one.host.reactor.getDelayedCalls()]
+    assert not any("failIfNotConnected" in call for call in calls), calls
+
+
 # clocks
 
 
