@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PROJECT := setup.cfg pyproject.toml
 # Programs that tests compare with or are run by; `python3-venv` is for Debian's own python3.
-DEBIAN_PACKAGES := curl mandoc python3-venv tor
+DEBIAN_PACKAGES := bind9-dnsutils chromium curl git libnss-wrapper mandoc netcat-openbsd openssh-client openssh-server python3-venv \
+    strace systemd tor wget
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test soak test-deps bench lint clean
@@ -52,6 +53,7 @@ test: $(if $(CI),test-deps)
 	$(BIN)/pytest -q -m 'live and not soak' $(ARGS)
 
 soak: $(VENV)/installed-test
+	@$(MAKE) --no-print-directory $(VENV)/installed-soak
 	$(BIN)/pytest -q -n 2 --timeout 1200 -m soak $(ARGS)
 
 test-deps:

@@ -19,6 +19,10 @@ class KeyStoreError(BackroomsError):
     """A key file cannot be used: missing, damaged, or readable by others."""
 
 
+class StateError(BackroomsError):
+    """The folder of a node's state cannot be used: somebody has it, or a newer version wrote it."""
+
+
 class ProtocolError(BackroomsError):
     """Somebody broke the protocol."""
 

@@ -63,6 +63,8 @@ class ITransport(Interface):
     """A way to move bytes between two nodes, chosen by its name in configuration and descriptors."""
 
     name = Attribute("The word before the colon in an address, such as `tls`.")
+    gate = Attribute("A `transport.gate.Gate` that is asked about accepted connections, or None.")
+    on_refused = Attribute("Called with a reason for each accepted connection that did not come up.")
 
     def configured(network_id: bytes, key_file: Any, certificate_file: Any, require_pq: bool) -> Any:
         """The transport for one network: a plugin is a prototype of it. Without key files it only dials."""
@@ -74,7 +76,7 @@ class ITransport(Interface):
         """An IStreamClientEndpoint. Its connections know `binding()` and call a pull producer when there is room."""
 
     def server_endpoint(reactor: Any, address: str) -> Any:
-        """An IStreamServerEndpoint of the same kind of connections."""
+        """An IStreamServerEndpoint of the same kind of connections, whose `proven()` gives the gate's ticket back."""
 
 
 class IKeyStore(Interface):

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from backrooms.crypto.certs import make_tls_certificate
 from backrooms.crypto.keys import PrivateIdentity, PublicIdentity
-from backrooms.keystore.file import FileKeyStore, write_atomic
+from backrooms.keystore.disk import write_atomic
+from backrooms.keystore.file import FileKeyStore
+from backrooms.keystore.state import write_schema
 from backrooms.netdir.descriptor import Descriptor, IdentityCertificate, make_descriptor
 from backrooms.netdir.policy import ExitPolicy
 from backrooms.wire.records import Address, CertificateBody, ContactRecord, FamilyProof, Roles
@@ -62,6 +64,7 @@ def key_store(directory: Path, number: int = 0, now: float = NOW) -> FileKeyStor
     write_atomic(directory / "identity.pem", identity(number).to_pem())
     write_atomic(directory / "tls_key.pem", key)
     write_atomic(directory / "tls_cert.pem", certificate)
+    write_schema(directory)
     return FileKeyStore.open(directory, now)
 
 

@@ -15,6 +15,8 @@ from backrooms.levels import parse_level
 
 FOLDER = Path("/etc/backrooms")
 ELSEWHERE = "can be reached from other machines; add ':interface=127.0.0.1' or set allow_remote = true"
+PROXY_ELSEWHERE = ELSEWHERE.replace(" or set", ", give it a password or set")
+DNS_LISTEN = "dns.listen[0]: must be udp:PORT:interface=ADDRESS, such as 'udp:5353:interface=127.0.0.1'"
 
 
 def parse(text: str) -> Config:
@@ -81,8 +83,8 @@ def test_a_whole_file() -> None:
         ("[[socks]]", "socks[0].listen: must be given"),
         ("[[socks]]\nlisten = 3", "socks[0].listen: must be a string"),
         ('[[socks]]\nlisten = ""', "socks[0].listen: must not be empty"),
-        ('[[socks]]\nlisten = "tcp:1"', f"socks[0].listen: 'tcp:1' {ELSEWHERE}"),
-        ('[[http]]\nlisten = "tcp:1:interface=::"', f"http[0].listen: 'tcp:1:interface=::' {ELSEWHERE}"),
+        ('[[socks]]\nlisten = "tcp:1"', f"socks[0].listen: 'tcp:1' {PROXY_ELSEWHERE}"),
+        ('[[http]]\nlisten = "tcp:1:interface=::"', f"http[0].listen: 'tcp:1:interface=::' {PROXY_ELSEWHERE}"),
         (
             '[[socks]]\nlisten = "unix:a"\nisolate = ["auth", "x"]',
             "socks[0].isolate[1]: must be one of auth, client, protocol, host, port",
@@ -118,6 +120,35 @@ def test_a_whole_file() -> None:
             "relay.listen[0]: must be TRANSPORT:ADDRESS, such as 'tls:203.0.113.5:9001'",
         ),
         ("[exit]\nenabled = true", "exit.enabled: an exit must be a relay too; set relay.enabled = true"),
+        (
+            '[relay]\nenabled = true\naddresses = ["tls:192.0.2.1:1"]\n[exit]\nenabled = true',
+            "relay.contact: an exit needs one, such as 'abuse@example.org': "
+            "who is bothered by what comes out of it must be able to reach you",
+        ),
+        (
+            '[exit]\nnameservers = ["192.0.2.1", "ns.example"]',
+            "exit.nameservers[1]: 'ns.example' is not an address with or without a port, such as '192.0.2.1:53'",
+        ),
+        (
+            '[exit]\nnameservers = ["192.0.2.1:x"]',
+            "exit.nameservers[0]: '192.0.2.1:x' is not an address with or without a port, such as '192.0.2.1:53'",
+        ),
+        (
+            '[accounting]\nperiod = "month 31 00:00"',
+            "accounting.period: must be 'month DAY HH:MM' (day 1 to 28), 'week DAY HH:MM' (1 is Monday) or 'day HH:MM'",
+        ),
+        ('[dns]\nlisten = ["tcp:53"]', DNS_LISTEN),
+        ('[dns]\nlisten = ["udp:53"]', f"dns.listen[0]: 'udp:53' {ELSEWHERE}"),
+        (
+            '[map]\naddresses = ["a.example"]',
+            "map.addresses[0]: must be FROM=TO, such as 'search.example=search.example.org'",
+        ),
+        (
+            '[map]\nautomap_suffixes = ["exit"]',
+            "map.automap_suffixes[0]: must be a dot and a name, such as '.backrooms'",
+        ),
+        ('[map]\nipv4 = "fe80::/10"', "map.ipv4: 'fe80::/10' is not an IPv4 network"),
+        ('[map]\nipv6 = "x"', "map.ipv6: 'x' is not an IPv6 network"),
     ],
 )
 def test_errors_say_where_and_what(text: str, message: str) -> None:
@@ -220,12 +251,22 @@ VALUES: Any = st.recursive(
 )
 
 
+def test_a_proxy_with_a_password_may_be_open_to_others() -> None:
+    (listener,) = parse('[[socks]]\nlisten = "tcp:1"\npassword = "x"').socks
+    assert listener.password == "x"
+
+
+@pytest.mark.parametrize("text", ["192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:53"])
+def test_nameservers_are_addresses_with_or_without_a_port(text: str) -> None:
+    assert parse(f'[exit]\nnameservers = ["{text}"]').exit.nameservers == (text,)
+
+
 @given(st.sampled_from(["node", "socks", "client", "relay", "control", "log"]), VALUES)
 def test_any_value_is_a_config_or_a_config_error(key: str, value: Any) -> None:
-    from backrooms.config import _read_table
+    from backrooms.config.reader import read_table
 
     for table in ({key: value}, {key: {"listen": value, "level": value, "state": value, "spares": value}}):
         try:
-            _read_table(Config, table, "", FOLDER)
+            read_table(Config, table, "", FOLDER)
         except ConfigError:
             pass

@@ -31,6 +31,8 @@ enabled = false
 [relay]
 enabled = true
 addresses = ["tls:10.1.0.1:9001"]
+assume_reachable = true
+contact = "operator@example.org"
 """
 
 
@@ -95,12 +97,15 @@ def test_an_exit_without_a_policy_allows_usual_services_and_no_private_address(t
 def test_every_isolation_word_counts(tmp_path: Path, word: str) -> None:
     text = f'http = []\n[[socks]]\nlisten = "tcp:9050:interface=127.0.0.1"\nisolate = ["{word}"]\n'
     node = Made(tmp_path, "\n[client]\nlevel = 'low'\n").node  # a listener takes the client's level
-    assert node._proxies[0].isolation.level == LOW
+    assert node.front is not None
+    assert node.front.proxies[0].isolation.level == LOW
     folder = tmp_path / "second"
     folder.mkdir()
     made = Made(folder)
     made.file.write_text("control.listen = []\n" + text)
-    isolation = Node(Config.load(made.file), made.host.reactor, random.Random(1))._proxies[0].isolation
+    second = Node(Config.load(made.file), made.host.reactor, random.Random(1))
+    assert second.front is not None
+    isolation = second.front.proxies[0].isolation
     flags = {
         "auth": isolation.credentials,
         "client": isolation.client_address,

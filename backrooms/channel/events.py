@@ -26,7 +26,7 @@ class LinkOpen:
 
 @dataclass(frozen=True, slots=True)
 class LinkMessage:
-    """A directory message: type 16 to 127 and its unread payload."""
+    """A message for the owner of the link (`wire.link.is_handed_on`): its type and its unread payload."""
 
     type: int
     payload: bytes = field(repr=False)

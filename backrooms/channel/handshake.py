@@ -117,7 +117,8 @@ class Handshake:
         self._time = max(0, wall) // _MINUTE * _MINUTE
         self._sent = hashlib.sha256()
         self._received = hashlib.sha256()
-        self._cells: list[bytes] = []
+        self._reading = hashlib.sha256()
+        """As `_received`, with the cells of the message that is not complete yet."""
         self._reassembler = Reassembler(MAX_HANDSHAKE_MESSAGE)
         if initiator:
             right = knock(network_id, responder_id, binding)
@@ -130,7 +131,7 @@ class Handshake:
         circuit_id, command, payload = unpack_cell(cell)
         if circuit_id != 0 or command != CellCommand.MESSAGE:
             self._refuse("not a link handshake")
-        self._cells.append(cell)
+        self._reading.update(cell)
         message = self._reassembler.feed(payload)
         if message is None:
             return
@@ -261,9 +262,7 @@ class Handshake:
 
     def _absorb(self) -> None:
         """Put the cells of the message that has just been read into the hash of what the peer sent."""
-        for cell in self._cells:
-            self._received.update(cell)
-        self._cells.clear()
+        self._received = self._reading.copy()
 
     def _refuse(self, reason: str) -> NoReturn:
         raise RemoteProtocolError(reason)

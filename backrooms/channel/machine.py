@@ -21,13 +21,13 @@ from backrooms.interfaces import Binding, Rng
 from backrooms.wire.cell import CELL_SIZE, HEADER_SIZE, IGNORABLE, CellCommand
 from backrooms.wire.codec import Reader
 from backrooms.wire.link import (
-    FIRST_DIRECTORY_TYPE,
     LinkMessageType,
     Ping,
     Pong,
     Reassembler,
     encode_message,
     fragment,
+    is_handed_on,
     split_message,
 )
 
@@ -177,10 +177,11 @@ class Channel:
         self._events.clear()
         return events
 
-    def output(self) -> bytes:
+    def output(self, limit: int = OUTPUT_CELLS) -> bytes:
+        """As `interfaces.Machine` says; at most `limit` cells."""
         if self.closed:
             return b""
-        cells = self.mux.pop(OUTPUT_CELLS)
+        cells = self.mux.pop(limit)
         # Control cells leave first, so this is how many of them still wait.
         self._waiting = max(0, self._waiting - len(cells))
         self._replies = min(self._replies, self._waiting)
@@ -224,11 +225,11 @@ class Channel:
             self._end(reason)
 
     def send_message(self, kind: int, payload: bytes) -> None:
-        """Send a directory message, type 16 to 127. `LocalProtocolError` unless the link is open."""
+        """Send a message of a type that is handed on. `LocalProtocolError` unless the link is open."""
         if not self.open:
             raise LocalProtocolError("a link message on a link that is not open")
-        if not FIRST_DIRECTORY_TYPE <= kind < IGNORABLE:
-            raise LocalProtocolError(f"link message type {kind} is not for directory messages")
+        if not is_handed_on(kind):
+            raise LocalProtocolError(f"link message type {kind} is not for the owner of a link")
         for cell in fragment(bytes((kind,)) + payload):
             self._control(cell)
 
@@ -254,6 +255,11 @@ class Channel:
     def circuits(self) -> int:
         """Circuit ids in use, those that wait for the peer's DESTROY included."""
         return len(self._circuits)
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes that wait for the rest of their cell or link message."""
+        return len(self._partial) + len(self._reassembler)
 
     # Cells in
 
@@ -347,7 +353,7 @@ class Channel:
             self._close(error.reason)
 
     def _message(self, kind: int, payload: bytes, now: float) -> None:
-        if FIRST_DIRECTORY_TYPE <= kind < IGNORABLE:
+        if is_handed_on(kind):
             self._events.append(LinkMessage(kind, payload))
         elif kind >= IGNORABLE:
             self.counts["ignored_message"] += 1

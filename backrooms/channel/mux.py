@@ -20,6 +20,8 @@ HALF_LIFE = 4 * 1024 * 1024 // CELL_SIZE
 """Cells sent on a link after which a circuit's past activity counts half."""
 QUEUE_LIMIT = 10 * 1024 * 1024 // CELL_SIZE
 """Cells that may wait for one circuit: the largest congestion window and a quarter. More is an attack or a bug."""
+CELL_MEMORY = CELL_SIZE + 48
+"""Bytes of memory of a cell that waits."""
 
 _GROWTH = 2.0 ** (1.0 / HALF_LIFE)
 _RESCALE = 1e100
@@ -89,8 +91,9 @@ class Mux:
         queue = self._queues.pop(circuit_id, None)
         if queue is not None:
             queue.closed = True
-            queue.source = None
             queue.cells.clear()
+            # It may be listed until the link takes something, and must not keep its circuit alive until then.
+            queue.source = queue.on_overflow = None
 
     def control(self, cell: bytes) -> None:
         """Queue a whole cell that overtakes all circuits: link messages, CREATE, DESTROY, keep-alives."""
@@ -121,7 +124,7 @@ class Mux:
 
     def queued(self) -> int:
         """Cells that wait, over all circuits."""
-        return len(self._control) + sum(len(queue.cells) for queue in self._queues.values())
+        return len(self._control) + sum(len(queue.cells) for _, _, queue in self._active)
 
     def pop(self, limit: int) -> list[bytes]:
         """At most `limit` whole cells in the order they go out."""

@@ -42,6 +42,9 @@ _CONTROL_MESSAGES = MAX_MESSAGES - 4
 """Small messages put into one cell; the rest of the allowance is for DATA beside them."""
 _CONTROL_LIMIT = 4096
 """Small messages that may wait; a peer that provokes more without reading is cut off."""
+_MESSAGE_MEMORY = 128
+_ID_MEMORY = 64
+"""Bytes of memory, about, of a small message that waits, and of a stream id that was used."""
 
 Seal = Callable[[bytes], tuple[bytes, bytes]]
 """Encrypts a body of `BODY_SIZE` bytes: the whole cell, and the tag a SENDME would name it by."""
@@ -195,10 +198,16 @@ class Edge:
         self._end_sent.discard(stream_id)
         if stream is not None:
             self._ready.pop(stream, None)
-            self.stream_gone()
+            self.stream_gone(stream)
 
-    def stream_gone(self) -> None:
-        """For managers: a stream left the table."""
+    def stream_gone(self, stream: Stream) -> None:
+        """For managers: a stream left the table. Not called for those that are there when the circuit ends."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of memory, about, that streams and small messages take here."""
+        streams = sum([stream.waiting for stream in self.streams.values()])
+        return streams + _MESSAGE_MEMORY * len(self._control) + _ID_MEMORY * len(self._used)
 
     def in_use(self, stream_id: int) -> bool:
         """Whether either side still uses this id."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from backrooms.channel.mux import CircuitQueue
+from backrooms.channel.mux import CELL_MEMORY, CircuitQueue
 from backrooms.circuit.edge import Edge
 from backrooms.circuit.events import BeginRequested, CircuitClosed, ExtendRequested, ResolveRequested
 from backrooms.circuit.stream import Stream
@@ -40,6 +40,7 @@ class RelayEdge(Edge):
     def __init__(self, *args: object, emit: Emit) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
         self.emit = emit
+        self.on_stream_gone: Callable[[Stream], None] = lambda stream: None
         self.resolving: set[int] = set()
         self.early = False
         """Whether the cell being read is a RELAY_EARLY."""
@@ -75,6 +76,9 @@ class RelayEdge(Edge):
         if self.in_use(stream_id) or stream_id in self.resolving:
             raise WireError("stream id is in use")
         return len(self.streams) + len(self.resolving) < MAX_STREAMS
+
+    def stream_gone(self, stream: Stream) -> None:
+        self.on_stream_gone(stream)
 
     def connected(self, stream: Stream, address: str, ttl: int) -> None:
         """The connection that a BEGIN asked for is there."""
@@ -115,6 +119,12 @@ class RelayCircuit:
     def busy(self) -> bool:
         """Whether there are streams here, or cells that wait."""
         return bool(self.edge.streams or self._queue.cells or (self._next is not None and self._next.cells))
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of memory, about, that cells, streams and small messages take here."""
+        cells = len(self._queue.cells) + (len(self._next.cells) if self._next is not None else 0)
+        return cells * CELL_MEMORY + self.edge.waiting
 
     def extend(self, queue: CircuitQueue, handshake: bytes) -> None:
         """The next relay answered: pass its reply to the client, and from now on cells to it."""

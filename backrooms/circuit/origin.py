@@ -63,7 +63,7 @@ class ClientEdge(Edge):
                 return self._next_id
         raise StreamError(EndReason.RESOURCELIMIT, "no stream id is free on this circuit")
 
-    def stream_gone(self) -> None:
+    def stream_gone(self, stream: Stream) -> None:
         self._on_idle()
 
     def abort_stream(self, stream: Stream, reason: int) -> None:

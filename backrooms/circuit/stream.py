@@ -23,6 +23,8 @@ SEND_LIMIT = 262144
 """Bytes of an application that wait for the circuit before it is asked to pause."""
 CREDIT_MAX = 2 * 1024 * 1024
 """A reader that keeps up gets a credit of up to this many bytes."""
+PIECE_MEMORY = 64
+"""Bytes of memory, about, that each piece of waiting data takes beside the data."""
 
 
 class Stream:
@@ -71,13 +73,14 @@ class Stream:
             return
         self._outbox.append(data)
         self.unsent += len(data)
-        if self.unsent >= self._send_limit:
+        if self.unsent >= self.send_limit:
             self.paused = True
         if self._edge is not None:
             self._edge.ready(self)
 
     @property
-    def _send_limit(self) -> int:
+    def send_limit(self) -> int:
+        """Bytes that the application may leave waiting here before it is asked to pause."""
         return SEND_LIMIT if self._edge is None else self._edge.send_limit
 
     def receive_eof(self, now: float) -> None:
@@ -144,6 +147,11 @@ class Stream:
         """Whether the network's last byte has been given by `output`."""
         return self.ended is not None and not self._inbox
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of memory, about, that wait here in both directions."""
+        return self.unsent + self._inbox_size + PIECE_MEMORY * (len(self._outbox) + len(self._inbox))
+
     def abort(self, reason: int) -> None:
         """Shut both directions; the peer gets END(reason) if it does not know yet."""
         if self.closed:
@@ -186,7 +194,7 @@ class Stream:
         size = len(data)
         self.credit -= size
         self.unsent -= size
-        if self.paused and self.unsent < self._send_limit // 2:
+        if self.paused and self.unsent < self.send_limit // 2:
             self.paused = False
             if self.on_dirty is not None:
                 self.on_dirty()

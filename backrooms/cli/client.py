@@ -78,7 +78,7 @@ class ControlAddress:
 
 
 def _is_port(text: str) -> bool:
-    return text.isdecimal() and 0 < int(text) < 65536
+    return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
 
 
 class ControlClient:

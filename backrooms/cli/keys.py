@@ -11,9 +11,11 @@ from pathlib import Path
 import click
 
 from backrooms.cli.target import Failure
-from backrooms.crypto.keys import fingerprint, parse_id, text_id
+from backrooms.crypto.keys import PublicIdentity, fingerprint, parse_id, text_id
 from backrooms.errors import BackroomsError, ConfigError
-from backrooms.keystore.file import FileKeyStore, write_atomic
+from backrooms.keystore.disk import write_atomic
+from backrooms.keystore.file import FileKeyStore
+from backrooms.keystore.state import FolderLock
 from backrooms.netdir.network import Contact, NetworkFile
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -50,7 +52,9 @@ def new_keys(folder: Path) -> None:
       backrooms keys new /var/lib/backrooms/keys
     """
     with failing_plainly():
-        _show(FileKeyStore.create(folder))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with FolderLock(folder):
+            _show(FileKeyStore.create(folder).identity())
 
 
 @keys.command("show")
@@ -58,13 +62,12 @@ def new_keys(folder: Path) -> None:
 def show_keys(folder: Path) -> None:
     """Show the id of the node whose keys are in DIR. Private keys are never shown."""
     with failing_plainly():
-        _show(FileKeyStore.open(folder))
+        _show(FileKeyStore.read_identity(folder))
 
 
-def _show(store: FileKeyStore) -> None:
-    node_id = store.identity().id
-    click.echo(f"id           {text_id(node_id)}")
-    click.echo(f"fingerprint  {fingerprint(node_id)}")
+def _show(identity: PublicIdentity) -> None:
+    click.echo(f"id           {text_id(identity.id)}")
+    click.echo(f"fingerprint  {fingerprint(identity.id)}")
 
 
 @click.group()
@@ -123,7 +126,7 @@ def show_network(file: Path) -> None:
 
 def _node_id(relay: str) -> bytes:
     if Path(relay).is_dir():
-        return FileKeyStore.open(relay).identity().id
+        return FileKeyStore.read_identity(relay).id
     try:
         return parse_id(relay)
     except ValueError as error:

@@ -215,6 +215,7 @@ listen = {json.dumps(self._control_sockets(relay.nickname))}
 [relay]
 enabled = true
 addresses = ["{relay.address}"]
+contact = "whoever runs this test network"
 
 [path]
 distinct_subnets = false
@@ -244,6 +245,9 @@ listen = "tcp:{layout.http}:interface={HOST}"
 
 [control]
 listen = {json.dumps(control)}
+
+[client]
+allow_private = true
 
 [path]
 distinct_subnets = false

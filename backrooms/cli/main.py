@@ -11,6 +11,7 @@ from backrooms import __version__
 COMMANDS = {
     "status": ("backrooms.cli.status", "Show how a node is doing."),
     "circuits": ("backrooms.cli.circuits", "Show a node's circuits and their paths."),
+    "relays": ("backrooms.cli.relays", "Show the relays that a node knows."),
     "newnym": ("backrooms.cli.circuits", "Use new circuits from now on."),
     "testnet": ("backrooms.cli.testnet", "Run a whole network on this machine."),
     "keys": ("backrooms.cli.keys", "Make and show the keys of a node."),

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     OpenNode = Callable[[], AbstractContextManager[ControlClient]]
 
 
+SHOWN = 5
+"""Kinds of refusals that are shown."""
+
+
 @click.command()
 @node_options
 @click.option("--json", "as_json", is_flag=True, help="Print what the node says as JSON.")
@@ -44,6 +48,7 @@ def status(open_node: OpenNode, as_json: bool) -> None:
 
 def _rows(state: dict[str, Any]) -> list[list[str]]:
     start, circuits, relays, traffic = (state[k] for k in ("bootstrap", "circuits", "relays", "traffic"))
+    memory, refused = state["memory"], state["refused"]
     rows = [
         ["Backrooms", f"{state['version']}, process {state['pid']}, up {duration(state['uptime'])}"],
         ["Start", f"{start['percent']} % {start['summary']}"],
@@ -53,7 +58,12 @@ def _rows(state: dict[str, Any]) -> list[list[str]]:
         ["Relays known", f"{relays['known']}, {relays['exits']} of them exits"],
         ["Links", f"{state['links']}"],
         ["Traffic", f"{byte_count(traffic['read'])} read, {byte_count(traffic['written'])} written"],
+        ["In queues", f"{byte_count(memory['waiting'])} of {byte_count(memory['limit'])}"],
     ]
+    if refused:
+        often = sorted(refused.items(), key=lambda one: -one[1])
+        more = f", and {len(often) - SHOWN} more kinds" if len(often) > SHOWN else ""
+        rows.append(["Refused so far", ", ".join(f"{count} {kind}" for kind, count in often[:SHOWN]) + more])
     if state["fingerprint"]:
         rows.insert(1, ["Relay", f"{state['nickname']} {state['fingerprint']}"])
     titles = {"socks": "SOCKS", "http": "HTTP proxy", "or": "Links on", "control": "Control"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hmac
 import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from backrooms.control.grammar import Reply, quote, reply, split_words, unquote
 from backrooms.errors import WireError
+from backrooms.keystore.disk import write_atomic
 
 COOKIE_SIZE = 32
 NONCE_SIZE = 32
@@ -32,17 +32,10 @@ class Refusal(Exception):
         self.close = close
 
 
-def write_cookie(path: Path) -> bytes:
-    """A new random cookie, put into `path` for our own user alone. The file is never there in part."""
-    cookie = os.urandom(COOKIE_SIZE)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(cookie)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def write_cookie(path: Path, cookie: bytes | None = None) -> bytes:
+    """Put a cookie, a new random one if none is given, into `path` for our own user alone."""
+    cookie = cookie or os.urandom(COOKIE_SIZE)
+    write_atomic(path, cookie)
     return cookie
 
 

@@ -9,6 +9,7 @@ import re
 import resource
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from backrooms.control.auth import Refusal
@@ -20,6 +21,7 @@ from backrooms.control.formats import (
     version_text,
 )
 from backrooms.control.view import CircuitInfo, LinkInfo, ListenerKind, NodeView, RelayInfo, StreamInfo, clean_nickname
+from backrooms.node.accounting import AccountingState
 
 SIGNALS = {
     "RELOAD": "RELOAD",
@@ -34,6 +36,8 @@ SIGNALS = {
 FEATURES = ("VERBOSE_NAMES", "EXTENDED_EVENTS")
 """What USEFEATURE understands; both are always on."""
 
+NO_ACCOUNT = AccountingState("awake", 0, 0, 0, 0, 0.0, 0.0, 0.0)
+"""What tor, too, answers when there is no limit."""
 ENOUGH_DIRECTORY = 75
 """Bootstrap percent from which there are enough relays for a path."""
 
@@ -62,7 +66,7 @@ class Information:
             "status/circuit-established": (self._circuit_established, "Whether a circuit is ready."),
             "status/enough-dir-info": (self._enough_relays, "Whether enough relays are known."),
             "status/bootstrap-phase": (self._bootstrap_phase, "How far the start has come."),
-            "dormant": (lambda: "0", "Whether the node sleeps: never."),
+            "dormant": (lambda: "01"[view.dormant()], "Whether the node sleeps, unused for long."),
             "uptime": (lambda: str(self._uptime()), "Seconds since the start."),
             "fingerprint": (self._fingerprint, "The fingerprint of this relay."),
             "process/pid": (lambda: str(os.getpid()), "The number of the process."),
@@ -70,6 +74,13 @@ class Information:
             "process/descriptor-limit": (_descriptor_limit, "How many files the process may open."),
             "traffic/read": (lambda: str(view.traffic()[0]), "Bytes read since the start."),
             "traffic/written": (lambda: str(view.traffic()[1]), "Bytes written since the start."),
+            "accounting/enabled": (lambda: str(int(view.accounting() is not None)), "Whether bytes are accounted."),
+            "accounting/hibernating": (lambda: self._account().hibernating, "awake, soft or hard."),
+            "accounting/bytes": (self._account_bytes, "Bytes read and written in this period."),
+            "accounting/bytes-left": (self._account_left, "How many may still be read and written."),
+            "accounting/interval-start": (lambda: _time(self._account().start), "When the period began, in UTC."),
+            "accounting/interval-wake": (lambda: _time(self._account().wake), "When the node woke, or will."),
+            "accounting/interval-end": (lambda: _time(self._account().end), "When the period ends."),
             "net/listeners/socks": (lambda: self._listeners("socks"), "Where SOCKS is listened to."),
             "net/listeners/http": (lambda: self._listeners("http"), "Where HTTP CONNECT is listened to."),
             "net/listeners/httptunnel": (lambda: self._listeners("http"), "The same under tor's name."),
@@ -83,6 +94,8 @@ class Information:
             "backrooms/circuits": (lambda: _json_list(map(_circuit_json, view.circuits())), "Circuits, as JSON."),
             "backrooms/streams": (lambda: _json_list(map(_fields, view.streams())), "Streams, as JSON."),
             "backrooms/relays": (lambda: _json_list(map(_fields, view.relays())), "Relays, as JSON."),
+            "backrooms/limits": (self._limits, "What was refused or ended, and how often."),
+            "backrooms/memory": (lambda: "{} {}".format(*view.waiting()), "Bytes in queues, and how many may be."),
             "backrooms/links": (lambda: _json_list(map(_fields, view.links())), "Links, as JSON."),
         }
         self._families: dict[str, tuple[Callable[[str], Value], str]] = {
@@ -129,6 +142,17 @@ class Information:
     def _uptime(self) -> int:
         return max(0, int(time.time() - self._view.started))
 
+    def _account(self) -> AccountingState:
+        return self._view.accounting() or NO_ACCOUNT
+
+    def _account_bytes(self) -> str:
+        state = self._account()
+        return f"{state.read} {state.written}"
+
+    def _account_left(self) -> str:
+        state = self._account()
+        return f"{state.read_left} {state.written_left}"
+
     def _fingerprint(self) -> str:
         if not self._view.fingerprint:
             raise Refusal(551, "Not running in server mode")
@@ -161,10 +185,14 @@ class Information:
                 return relay_lines(relay)
         raise Refusal(552, f'Unrecognized key "{key}"')
 
+    def _limits(self) -> Value:
+        return _listing(f"{kind}={count}" for kind, count in sorted(self._view.refused().items()))
+
     def _status(self) -> str:
         view = self._view
         percent, tag, summary = view.bootstrap()
         read, written = view.traffic()
+        waiting, limit = view.waiting()
         circuits = list(view.circuits())
         relays = list(view.relays())
         return json.dumps(
@@ -185,6 +213,8 @@ class Information:
                 "relays": {"known": len(relays), "exits": sum(relay.exit for relay in relays)},
                 "links": sum(1 for _ in view.links()),
                 "traffic": {"read": read, "written": written},
+                "memory": {"waiting": waiting, "limit": limit},
+                "refused": dict(view.refused()),
                 "listeners": {
                     "socks": list(view.listeners("socks")),
                     "http": list(view.listeners("http")),
@@ -225,6 +255,10 @@ def _json_list(items: Iterable[object]) -> Value:
 
 def _quoted(addresses: Iterable[str]) -> str:
     return " ".join('"' + _NOT_PLAIN.sub(lambda m: "\\" + m[0], address) + '"' for address in addresses)
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _user() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Protocol, cast
 
@@ -29,8 +31,11 @@ from backrooms.control.view import (
 )
 from backrooms.crypto.keys import fingerprint, text_id
 from backrooms.netdir.directory import Directory
+from backrooms.node.accounting import Accounting, AccountingState
 from backrooms.node.channels import Channels
 from backrooms.node.circuits import Circuits, ClientCircuit
+from backrooms.node.memory import Memory
+from backrooms.node.relay import Relay
 from backrooms.node.streams import OpenStream
 from backrooms.node.timers import Timers
 from backrooms.wire.cell import DestroyReason
@@ -42,6 +47,8 @@ _SEVERITY: dict[Any, Severity] = {
     LogLevel.error: "ERR",
     LogLevel.critical: "ERR",
 }
+_REFUSED_BY_US = re.compile(r"\btoo many\b|\bdescriptors\b|\bpolicy\b|\bno exit\b")
+"""What an exit counts that is no fault of destinations."""
 
 
 class Node(Protocol):
@@ -51,9 +58,14 @@ class Node(Protocol):
     timers: Timers
     directory: Directory
     channels: Channels
+    relay: Relay | None
     circuits: Circuits | None
+    memory: Memory
+    sheds: Counter[str]
 
     def listening(self, kind: str) -> Sequence[str]: ...
+
+    def turned_away(self) -> int: ...
 
     def reload(self) -> None: ...
 
@@ -73,23 +85,29 @@ class View:
             node.circuits.on_circuit = lambda circuit: self.publish(CircuitChanged(self._circuit(circuit)))
             node.circuits.streams.on_stream = lambda item: self.publish(StreamChanged(self._stream(item)))
         self._meter: Any = None
+        self._running = False
 
     def start(self) -> None:
         """Begin to tell the bandwidth each second, as long as anyone listens."""
-        self._tick()
+        self._running = True
+        self._measure()
 
     def stop(self) -> None:
         """Tell no more."""
+        self._running = False
         if self._meter is not None:
             self._meter.cancel()
 
     def _tick(self) -> None:
-        timers = self._node.timers
-        self._meter = timers.at(timers.now() + 1.0, self._tick)
         read, written = self.traffic()
-        if self._subscribers:
-            self.publish(Bandwidth(read - self._last_traffic[0], written - self._last_traffic[1]))
-        self._last_traffic = (read, written)
+        self.publish(Bandwidth(read - self._last_traffic[0], written - self._last_traffic[1]))
+        self._measure()
+
+    def _measure(self) -> None:
+        """A node that nobody listens to has no call each second, so that it can come to rest."""
+        timers = self._node.timers
+        self._last_traffic = self.traffic()
+        self._meter = timers.at(timers.now() + 1.0, self._tick) if self._subscribers and self._running else None
 
     @property
     def version(self) -> str:
@@ -156,7 +174,30 @@ class View:
     def traffic(self) -> tuple[int, int]:
         return self._node.channels.traffic()
 
+    def accounting(self) -> AccountingState | None:
+        accounting: Accounting | None = getattr(self._node, "accounting", None)
+        return accounting.state() if accounting is not None else None
+
+    def refused(self) -> dict[str, int]:
+        node = self._node
+        found = {f"link: {kind}": count for kind, count in node.channels.refused.items()}
+        if node.relay is not None:
+            found |= {f"circuit: {kind}": count for kind, count in node.relay.counts.items()}
+            exits = node.relay.exit.counts.items()
+            found |= {f"exit: {kind}": count for kind, count in exits if _REFUSED_BY_US.search(kind)}
+        found["proxy: too many connections"] = node.turned_away()
+        return {kind: count for kind, count in (found | node.sheds).items() if count}
+
+    def waiting(self) -> tuple[int, int]:
+        memory = self._node.memory
+        return memory.total(), memory.limit
+
     def bootstrap(self) -> tuple[int, str, str]:
+        percent, tag, summary = self._phase()
+        clocks = self._node.channels.clocks
+        return percent, tag, clocks.describe() if clocks.wrong else summary
+
+    def _phase(self) -> tuple[int, str, str]:
         node = self._node
         count = len(node.directory)
         if node.circuits is None:
@@ -168,6 +209,9 @@ class View:
         if any(link.open for link in node.channels.links):
             return 50, "loading_descriptors", "Loading relay descriptors"
         return 5, "conn", "Connecting to a relay"
+
+    def dormant(self) -> bool:
+        return self._node.circuits is not None and self._node.circuits.dormant
 
     def newnym(self) -> None:
         if self._node.circuits is not None:
@@ -193,6 +237,8 @@ class View:
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> None:
         self._subscribers.append(callback)
+        if self._meter is None:
+            self._measure()
 
     def unsubscribe(self, callback: Callable[[NodeEvent], None]) -> None:
         self._subscribers.remove(callback)

@@ -16,13 +16,14 @@ from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from backrooms.control.auth import Authenticator, write_cookie
+from backrooms.control.auth import COOKIE_SIZE, Authenticator, write_cookie
 from backrooms.control.commands import Answer, Session
 from backrooms.control.formats import event_reply
 from backrooms.control.grammar import BadLine, Command, ControlEvent, ControlMachine, EndOfInput, reply
 from backrooms.control.information import Information
 from backrooms.control.view import NodeEvent, NodeView
 from backrooms.errors import ConfigError, RemoteProtocolError
+from backrooms.keystore.disk import is_full
 from backrooms.node.driver import Driver, Turn
 from backrooms.node.timers import Timers
 
@@ -37,6 +38,8 @@ AUTHENTICATION_TIME = 120.0
 """Seconds a controller has to authenticate."""
 CLOSING_TIME = 10.0
 """Seconds a controller has to read the rest when its connection is being closed."""
+COOKIE_RETRY = 60.0
+"""Seconds between attempts to write the cookie while the disk is full."""
 LINGER_TIME = 1.0
 """Seconds to go on swallowing the input of a controller that was refused, so that it can read why."""
 
@@ -199,16 +202,23 @@ class ControlServer:
         self._ports: list[IListeningPort] = []
         self._connections: set[Connection] = set()
         self._subscribed = False
+        self._retry: Any = None
 
     async def start(self) -> None:
         """Write a new cookie and listen. `ConfigError` when that is not possible; nothing listens then."""
         for text in self._endpoints:
             if not self._allow_remote:
                 _refuse_remote(text)
+        secret = os.urandom(COOKIE_SIZE) if self._cookie else None
         try:
-            secret = write_cookie(self._cookie_path) if self._cookie else None
+            if secret is not None:
+                write_cookie(self._cookie_path, secret)
         except OSError as error:
-            raise ConfigError(f"{self._cookie_path}: cannot write the cookie: {error.strerror}") from None
+            text = f"{self._cookie_path}: cannot write the cookie: {error.strerror}"
+            if not is_full(error):
+                raise ConfigError(text) from None
+            log.warn("{text}; no controller can come in", text=text)
+            self._retry = self.timers.at(self.timers.now() + COOKIE_RETRY, self._write_again)
         self._authenticator = Authenticator(secret, self._cookie_path)
         try:
             for text in self._endpoints:
@@ -216,6 +226,16 @@ class ControlServer:
         except BaseException:
             await self.stop()
             raise
+
+    def _write_again(self) -> None:
+        """There was no room for the cookie when we started."""
+        assert self._authenticator is not None
+        try:
+            write_cookie(self._cookie_path, self._authenticator.cookie)
+        except OSError:
+            self._retry = self.timers.at(self.timers.now() + COOKIE_RETRY, self._write_again)
+        else:
+            log.info("the cookie is written: controllers can come in")
 
     async def _listen(self, text: str) -> None:
         is_unix = text.startswith("unix:")
@@ -242,6 +262,8 @@ class ControlServer:
 
     async def stop(self) -> None:
         """Stop listening and close all connections; done when the last one is gone."""
+        if self._retry is not None:
+            self._retry.cancel()
         ports, self._ports = self._ports, []
         for port in ports:
             await _result(port.stopListening())

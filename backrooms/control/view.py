@@ -5,9 +5,11 @@ A fingerprint is a node id as controllers know it (`crypto.keys.fingerprint`): 4
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
+
+from backrooms.node.accounting import AccountingState
 
 CircuitStatus = Literal["LAUNCHED", "EXTENDED", "BUILT", "FAILED", "CLOSED"]
 StreamStatus = Literal["NEW", "NEWRESOLVE", "SENTCONNECT", "SENTRESOLVE", "SUCCEEDED", "FAILED", "CLOSED"]
@@ -173,12 +175,24 @@ class NodeView(Protocol):
     def traffic(self) -> tuple[int, int]:
         """Bytes read and written since the start: the sums of what `Bandwidth` tells."""
 
+    def accounting(self) -> AccountingState | None:
+        """What has been carried in this accounting period, and what may be; None without a limit."""
+
+    def refused(self) -> Mapping[str, int]:
+        """What was refused or ended because somebody wanted too much or broke a rule, by kind."""
+
+    def waiting(self) -> tuple[int, int]:
+        """Bytes that wait in queues now, about, and how many may."""
+
     def bootstrap(self) -> tuple[int, str, str]:
         """Progress in percent, its tag and its summary.
 
         Tor's own: from 75 (`enough_dirinfo`) on there are enough relays for a path; 100 (`done`) means that a
-        circuit has been built.
+        circuit has been built. With a wrong clock the summary says that.
         """
+
+    def dormant(self) -> bool:
+        """Whether the node sleeps because nobody used it for long."""
 
     def newnym(self) -> None:
         """New streams get circuits that no stream has used before."""

@@ -10,8 +10,8 @@ from backrooms.wire.extensions import ClientExtensions
 class ReplayCache:
     """Remembers handshakes, so that a recorded one cannot make a relay work again and again.
 
-    A handshake carries a timestamp in minutes that must be within an hour of ours. It could be sent again
-    for at most two hours, so its MAC (16 bytes of it) is kept in one of two sets that rotate every two
+    A handshake carries a timestamp in minutes that must be within 90 minutes of ours. It could be sent again
+    for at most three hours, so its MAC (16 bytes of it) is kept in one of two sets that rotate every three
     hours and a bit: each MAC is remembered for one to two turns.
 
     Each set holds `capacity` MACs. A full one rotates early and `early` counts it: the oldest half of the
@@ -21,8 +21,8 @@ class ReplayCache:
     kept across restarts.
     """
 
-    WINDOW = 60
-    """Minutes that a client's clock may differ from ours."""
+    WINDOW = 90
+    """Minutes that a client's clock may differ from ours. An hour must work, and clocks of relays differ, too."""
     _TURN = (2 * WINDOW + 2) * 60.0
     _KEPT = 16
 

@@ -4,10 +4,12 @@
     onion-NNNNNN-TIME.pem       X25519 private keys of circuit handshakes; the highest NNNNNN is the
                                 current one, TIME is when it was made (unix seconds)
     tls_key.pem, tls_cert.pem   the TLS key and its self-signed certificate
+    schema, lock                see `backrooms.keystore.state`
 
 The identity is one file, so that there is never half of one. Every file is written beside its place, flushed
 to disk and renamed. A file or directory that others can read, or that belongs to somebody else, is refused.
 The onion keys and the TLS pair can be replaced: where they are missing altogether, `open` makes new ones.
+Whoever changes the folder holds its `FolderLock`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import re
 import stat
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from zope.interface import implementer
@@ -28,6 +29,10 @@ from backrooms.crypto.certs import check_tls_files, make_tls_certificate
 from backrooms.crypto.keys import OnionKey, PrivateIdentity, PublicIdentity, text_id
 from backrooms.errors import CryptoError, KeyStoreError
 from backrooms.interfaces import IKeyStore
+from backrooms.keystore.disk import check_private, stage, sync_directory, write_atomic
+from backrooms.keystore.state import check_schema, write_schema
+
+__all__ = ["FileKeyStore", "write_atomic"]
 
 ONION_KEY_LIFE = 7 * 86400
 """Seconds after which the onion key is due for rotation."""
@@ -40,49 +45,6 @@ _TLS_CERT = "tls_cert.pem"
 _ONION = re.compile(r"onion-(\d{6,12})-(\d{1,15})\.pem", re.ASCII)
 _MAX_FILE = 64 * 1024
 _CLOCK_JUMP = 86400
-
-
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put `data` at `path` whole or not at all, flushed to disk. `OSError` as the system says it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with suppress(FileNotFoundError):  # left by a process of our number that died
-        os.unlink(temporary)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(descriptor, mode)  # whatever the umask
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make renames and deletions in the directory last."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _check_private(path: Path, status: os.stat_result, mode: int) -> None:
-    """`KeyStoreError` if anybody but us owns the file or may touch it."""
-    if status.st_uid != os.geteuid():
-        raise KeyStoreError(
-            f"{path} belongs to user {status.st_uid}, but this process runs as user {os.geteuid()}; "
-            f"run: chown {os.geteuid()} {path}"
-        )
-    loose = stat.S_IMODE(status.st_mode) & 0o077
-    if loose:
-        raise KeyStoreError(
-            f"{path} is open to other users (mode {stat.S_IMODE(status.st_mode):04o}); run: chmod {mode:o} {path}"
-        )
 
 
 def _read_private(path: Path) -> bytes:
@@ -98,7 +60,7 @@ def _read_private(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise KeyStoreError(f"{path} is not a regular file")
-        _check_private(path, status, 0o600)
+        check_private(path, status, 0o600)
         data = file.read(_MAX_FILE + 1)
     if len(data) > _MAX_FILE:
         raise KeyStoreError(f"{path} is damaged: too long for a key file")
@@ -133,7 +95,11 @@ class FileKeyStore:
         path = directory / _IDENTITY
         if path.exists() or path.is_symlink():
             raise KeyStoreError(f"{path} is there already; an identity is never overwritten")
-        _write(path, PrivateIdentity.generate().to_pem())
+        try:
+            write_schema(directory)
+            write_atomic(path, PrivateIdentity.generate().to_pem())
+        except OSError as error:
+            raise KeyStoreError(f"{path} cannot be written: {error.strerror}") from None
         return cls.open(directory, now)
 
     @classmethod
@@ -144,15 +110,10 @@ class FileKeyStore:
         """
         directory = Path(directory)
         wall = time.time() if now is None else now
-        cls._check_directory(directory)
-        path = directory / _IDENTITY
-        pem = _read_private(path)
-        try:
-            identity = PrivateIdentity.from_pem(pem)
-        except ValueError as error:
-            raise KeyStoreError(f"{path} is damaged: {error}") from None
-        store = cls(directory, identity, _load_onion_keys(directory))
-        if not store._onion:
+        store = cls(directory, cls._read_identity(directory), _load_onion_keys(directory))
+        if store._onion:
+            store._forget_onion_files()  # the last rotation may have been broken off
+        else:
             store.rotate_onion_key(wall)
         store._check_tls(wall)
         return store
@@ -163,6 +124,22 @@ class FileKeyStore:
         path = Path(directory) / _IDENTITY
         return cls.open(directory, now) if path.exists() or path.is_symlink() else cls.create(directory, now)
 
+    @classmethod
+    def read_identity(cls, directory: Path | str) -> PublicIdentity:
+        """Who the keys in `directory` are. Unlike `open` it writes nothing, so a node may be running there."""
+        return cls._read_identity(Path(directory)).public
+
+    @classmethod
+    def _read_identity(cls, directory: Path) -> PrivateIdentity:
+        cls._check_directory(directory)
+        check_schema(directory)
+        path = directory / _IDENTITY
+        pem = _read_private(path)
+        try:
+            return PrivateIdentity.from_pem(pem)
+        except ValueError as error:
+            raise KeyStoreError(f"{path} is damaged: {error}") from None
+
     @staticmethod
     def _check_directory(directory: Path) -> None:
         try:
@@ -171,7 +148,7 @@ class FileKeyStore:
             raise KeyStoreError(f"{directory} cannot be used: {error.strerror}") from None
         if not stat.S_ISDIR(status.st_mode):
             raise KeyStoreError(f"{directory} is not a directory")
-        _check_private(directory, status, 0o700)
+        check_private(directory, status, 0o700)
 
     # --- IKeyStore
 
@@ -201,7 +178,8 @@ class FileKeyStore:
         """Make a new onion key if the current one is a week old, and forget a predecessor past its time.
 
         Call it now and then, at least daily. Returns whether `onion_keys` changed: then a new contact record
-        is due. `now` is unix time. A clock that jumped back by more than a day makes a new key too.
+        is due. `now` is unix time. A clock that jumped back by more than a day makes a new key too. `KeyStoreError`
+        when the new key cannot be written: the old ones go on being used.
         """
         kept = self._onion[:2]
         age = now - kept[0][1] if kept else 0.0
@@ -209,7 +187,11 @@ class FileKeyStore:
             number = kept[0][0] + 1 if kept else 1
             key = OnionKey.generate()
             made = max(0, int(now))
-            _write(self.directory / f"onion-{number:06d}-{made}.pem", key.to_pem())
+            path = self.directory / f"onion-{number:06d}-{made}.pem"
+            try:
+                write_atomic(path, key.to_pem())
+            except OSError as error:
+                raise KeyStoreError(f"{path} cannot be written: {error.strerror}") from None
             kept = [(number, made, key), *kept[:1]]
         elif len(kept) == 2 and age >= PREDECESSOR_LIFE:
             kept = kept[:1]
@@ -222,23 +204,36 @@ class FileKeyStore:
     def _forget_onion_files(self) -> None:
         """Delete files of onion keys no longer kept: a key that is gone opens no recorded handshake."""
         kept = {number for number, _, _ in self._onion}
-        for number, _, path in _onion_files(self.directory):
-            if number not in kept:
+        gone = [path for number, _, path in _onion_files(self.directory) if number not in kept]
+        try:
+            for path in gone:
                 path.unlink(missing_ok=True)
-        _sync_directory(self.directory)
+            if gone:
+                sync_directory(self.directory)
+        except OSError as error:
+            raise KeyStoreError(f"{path} cannot be removed: {error.strerror}") from None
 
     def tls_files(self) -> tuple[Path, Path]:
         """Where the TLS key and its certificate stand, PEM both."""
         return self.directory / _TLS_KEY, self.directory / _TLS_CERT
 
     def renew_tls(self, now: float) -> None:
-        """A new TLS key and certificate. Takes about a second."""
-        key, certificate = make_tls_certificate(now)
+        """A new TLS key and certificate. Takes about a second. `KeyStoreError` where there is no room for them."""
+        files = dict(zip(self.tls_files(), make_tls_certificate(now), strict=True))
+        staged: dict[Path, Path] = {}
+        try:
+            for path, data in files.items():
+                staged[path] = stage(path, data)
+        except OSError as error:
+            for temporary in staged.values():
+                temporary.unlink(missing_ok=True)
+            raise KeyStoreError(f"{path} cannot be written: {error.strerror}") from None
         # Without the certificate the pair counts as missing, so a crash in between leaves nothing that does
         # not fit.
         self.tls_files()[1].unlink(missing_ok=True)
-        for path, data in zip(self.tls_files(), (key, certificate), strict=True):
-            _write(path, data)
+        for path, temporary in staged.items():
+            os.replace(temporary, path)
+        sync_directory(self.directory)
 
     def _check_tls(self, now: float) -> None:
         key, certificate = self.tls_files()
@@ -251,13 +246,6 @@ class FileKeyStore:
             raise KeyStoreError(
                 f"{key} or {certificate} is damaged: {error}; remove both, new ones will be made"
             ) from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        raise KeyStoreError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _onion_files(directory: Path) -> list[tuple[int, int, Path]]:

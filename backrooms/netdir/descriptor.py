@@ -42,7 +42,7 @@ from backrooms.wire.records import (
     check_nickname,
 )
 
-CLOCK_TOLERANCE = 3600
+CLOCK_TOLERANCE = 5400
 """Seconds by which clocks may differ before a document counts as expired or from the future."""
 CERTIFICATE_LIFE = 180 * 86400
 """Seconds a certificate is made for."""

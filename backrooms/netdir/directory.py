@@ -157,8 +157,9 @@ class Directory:
         return self.insert(self.verify(certificate, record, now), now)
 
     def expire(self, now: float) -> list[Descriptor]:
-        """Drop what has expired, tolerance included; returns the dropped."""
-        gone = [relay for relay in self._relays.values() if relay.expires < now - CLOCK_TOLERANCE]
+        """Drop what has expired or, since our clock was set back, is from the future; returns the dropped."""
+        late, early = now - CLOCK_TOLERANCE, now + CLOCK_TOLERANCE
+        gone = [one for one in self._relays.values() if one.expires < late or one.record.revision > early]
         for relay in gone:
             del self._relays[relay.id]
         if gone:

@@ -14,10 +14,10 @@ writing the file is the caller's part: here are only text and values.
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from typing import Any
 
+from backrooms.config.reader import read_toml
 from backrooms.crypto.keys import parse_id, text_id
 from backrooms.errors import ConfigError
 from backrooms.netdir.policy import is_private
@@ -48,9 +48,9 @@ class NetworkFile:
     def parse(cls, text: str) -> NetworkFile:
         """The network that the TOML describes. `ConfigError` names the missing, unknown or wrong key."""
         try:
-            table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"network file: not TOML: {error}") from None
+            table = read_toml(text)
+        except ConfigError as error:
+            raise ConfigError(f"network file: {error}") from None
         _known(table, _KEYS, "")
         name = _string(table, "name", "name")
         if not _NAME.fullmatch(name):

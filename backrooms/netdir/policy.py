@@ -5,8 +5,8 @@
     accept [2000::]/3:443  IPv6 stands in brackets
     accept private:*       every private, loopback, link-local and multicast range
 
-The first rule that fits decides; what no rule fits is refused. Private ranges are refused by every rule that
-does not name a network inside them, so that `accept *:*` never opens an operator's own network by accident.
+The first rule that fits decides; what no rule fits is refused. A private range is opened only by a rule that names
+a network inside it, so that `accept *:*` never opens an operator's own network by accident.
 """
 
 from __future__ import annotations
@@ -33,23 +33,27 @@ PRIVATE_NETWORKS: tuple[_IPNetwork, ...] = tuple(
         "169.254.0.0/16",
         "172.16.0.0/12",
         "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
         "192.168.0.0/16",
         "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
         "224.0.0.0/4",
         "240.0.0.0/4",
-        "::/96",
-        # Ranges that lead to an IPv4 address inside them, and so to private ones.
-        "64:ff9b::/96",
-        "64:ff9b:1::/48",
-        "2001::/32",
+        # All IPv6 that is not 2000::/3: loopback, link-local, unique local, multicast, NAT64 (which leads to IPv4
+        # addresses, and so to private ones), and what nobody may use yet.
+        "::/3",
+        "4000::/2",
+        "8000::/1",
+        # Within 2000::/3: protocol assignments (Teredo and ORCHID among them), examples, 6to4.
+        "2001::/23",
+        "2001:db8::/32",
         "2002::/16",
-        "fc00::/7",
-        "fe80::/10",
-        "fec0::/10",
-        "ff00::/8",
+        "3fff::/20",
     )
 )
-"""What `private` stands for: addresses not out on the Internet (IANA's special-purpose registries)."""
+"""What `private` stands for: addresses not out on the Internet (RFC 6890 and IANA's special-purpose registries)."""
 
 _PRIVATE_NUMBERS = {
     version: tuple(
@@ -67,11 +71,13 @@ REDUCED_PORTS = (
     "20-21 22 23 43 53 79-81 88 110 143 194 220 389 443 464-465 531 543-544 554 563 587 636 706 749 853 873 "
     "902-904 981 989-995 1194 1220 1293 1500 1533 1677 1723 1755 1863 2082-2083 2086-2087 2095-2096 "
     "2102-2104 3128 3389 3690 4321 4643 5050 5190 5222-5223 5228 5900 6660-6669 6679 6697 8000 8008 8074 "
-    "8080 8082 8087-8088 8232-8233 8332-8333 8443 8888 9418 9999 10000 11371 19294 19638 50002 64738"
+    "8080 8082 8087-8088 8232-8233 8332-8333 8443 8888 9418 9999 10000 11371 18080-18081 18089 19294 19638 50002 64738"
 )
 """Ports of the default policy, after Tor's reduced exit policy: the usual services, without plain mail."""
 
-_RULE = re.compile(r"(accept|reject)\s+(\*|\*4|\*6|private|[0-9./]+|\[[0-9a-fA-F:.]+\](?:/\d+)?):(\*|\d+(?:-\d+)?)")
+_RULE = re.compile(
+    r"(accept|reject)\s+(\*|\*4|\*6|private|[0-9./]+|\[[0-9a-fA-F:.]+\](?:/\d+)?):(\*|\d{1,5}(?:-\d{1,5})?)"
+)
 
 
 def _network_rule(accept: bool, network: _IPNetwork, low: int, high: int) -> PolicyRule:
@@ -151,7 +157,10 @@ class ExitPolicy:
 
         `ConfigError` names the rule that is wrong, or says that there are too many.
         """
-        rules = [rule for line in lines for rule in _parse_rule(line, allow_private)]
+        return cls._bounded([rule for line in lines for rule in _parse_rule(line, allow_private)])
+
+    @classmethod
+    def _bounded(cls, rules: list[PolicyRule]) -> ExitPolicy:
         if len(rules) > MAX_RULES:
             raise ConfigError(f"exit policy: {len(rules)} rules after expansion, {MAX_RULES} are allowed")
         return cls(tuple(rules))
@@ -165,6 +174,26 @@ class ExitPolicy:
     def reject_all(cls) -> ExitPolicy:
         """The policy of a relay that is no exit."""
         return cls(())
+
+    def refusing(self, addresses: Iterable[str]) -> ExitPolicy:
+        """This policy without those addresses, a relay's own, but for one that a rule accepts by its whole address.
+
+        Private ones need no rule: they are refused already, or opened on purpose. `ConfigError` if the rules become
+        too many.
+        """
+        new = []
+        for text in addresses:
+            address = _normal(text)
+            named = any(
+                rule.version == address.version
+                and rule.prefix == address.max_prefixlen
+                and rule.network == address.packed
+                and (rule.accept or (rule.low, rule.high) == (0, 65535))
+                for rule in self.rules
+            )
+            if not named and not _is_private(address):
+                new.append(_network_rule(False, ipaddress.ip_network(address), 0, 65535))
+        return self._bounded([*new, *self.rules]) if new else self
 
     @cached_property
     def _compiled(self) -> tuple[tuple[PolicyRule, int, int, bool], ...]:

@@ -6,30 +6,24 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet import threads
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from backrooms.channel.machine import (
-    Channel,
-    Create,
-    Created,
-    Destroyed,
-    LinkClosed,
-    LinkMessage,
-    LinkOpen,
-    SignRequest,
-)
+from backrooms.channel.events import Create, Created, Destroyed, LinkClosed, LinkMessage, LinkOpen, SignRequest
+from backrooms.channel.machine import Channel
+from backrooms.config.options import LimitOptions
 from backrooms.crypto.keys import fingerprint
 from backrooms.errors import BackroomsError, CircuitError, RemoteProtocolError
 from backrooms.interfaces import Rng
+from backrooms.node.admission import EXPLAINED, Admission
+from backrooms.node.bandwidth import Bandwidth
 from backrooms.node.clocks import Clocks
 from backrooms.node.driver import Driver, Turn
-from backrooms.node.link import Link, reason_text
+from backrooms.node.link import Dial, Link, peer_text, reason_text
 from backrooms.node.logs import Seldom, without_numbers
+from backrooms.node.signing import Signer
 from backrooms.node.timers import Timers
 from backrooms.wire.cell import DestroyReason
 from backrooms.wire.link import VERSIONS
@@ -49,25 +43,13 @@ SWEEP = 2.0
 __all__ = ["Channels", "Link"]
 
 
-class _Dial:
-    """Attempts to reach one relay."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Deferred[Link]] = []
-        self.failures = 0
-        self.retry_at = 0.0
-        self.running = False
-        self.attempt: Deferred[None] | None = None
-        self.error = ""
-        """Why the last attempt failed."""
-
-
 class Channels:
     """Opens, accepts and keeps links.
 
     `find_addresses(relay_id)` gives the addresses a relay publishes (`tls:HOST:PORT`). `on_create(link, circuit_id,
-    handshake)` takes new circuits, `on_message(link, type, payload)` directory messages, `on_gone(link)` hears of a
-    link that was open and is lost.
+    handshake)` takes new circuits, `on_message(link, type, payload)` link messages of types that have nobody in
+    `handlers`. Who is in `on_opened` hears of links that are open, who is in `on_gone` that they are lost. `admission`
+    decides who may come in, within `limits`; `is_known(host)` tells it which IP addresses are those of relays.
     """
 
     def __init__(
@@ -80,14 +62,20 @@ class Channels:
         transports: dict[str, Any],
         find_addresses: Callable[[bytes], Sequence[str]],
         keystore: Any = None,
+        limits: LimitOptions | None = None,
+        is_known: Callable[[str], bool] = lambda host: False,
     ) -> None:
         self.links: list[Link] = []
         self.on_create: Callable[[Link, int, bytes], None] | None = None
         self.on_message: Callable[[Link, int, bytes], None] | None = None
-        self.on_gone: Callable[[Link], None] = lambda link: None
+        self.handlers: dict[int, Callable[[Link, bytes], None]] = {}
+        """Take a link and a link message's payload."""
+        self.on_opened: list[Callable[[Link], None]] = []
+        self.on_gone: list[Callable[[Link], None]] = []
         self.refused: Counter[str] = Counter()
         """Links that did not come up because of what the peer is or did, by reason."""
         self.clocks = Clocks()
+        self.bandwidth = Bandwidth(timers, turn)
         self._reactor = reactor
         self._timers = timers
         self._turn = turn
@@ -95,10 +83,12 @@ class Channels:
         self._network_id = network_id
         self._transports = transports
         self._find_addresses = find_addresses
-        self._keystore = keystore
+        self.admission = Admission(timers, limits or LimitOptions(), is_known, self._refused)
+        self._signer = Signer(reactor, self.admission, keystore) if keystore is not None else None
         self._identity = keystore.identity() if keystore is not None else None
         self._by_peer: dict[bytes, Link] = {}
-        self._dials: dict[bytes, _Dial] = {}
+        self._dials: dict[bytes, Dial] = {}
+        self._connecting: list[Deferred[Driver]] = []
         self._ports: list[Any] = []
         self._past_traffic = (0, 0)
         self._seldom = Seldom()
@@ -106,6 +96,7 @@ class Channels:
         self._stopped = False
         for transport in transports.values():
             transport.on_refused = self._refused
+            transport.gate = self.admission
 
     @property
     def my_id(self) -> bytes | None:
@@ -122,15 +113,15 @@ class Channels:
             return succeed(link)
         if self._stopped:
             return fail(CircuitError("this node is stopping"))
-        dial = self._dials.setdefault(relay_id, _Dial())
+        dial = self._dials.setdefault(relay_id, Dial())
         if not dial.running and self._timers.now() < dial.retry_at:
             return fail(CircuitError(f"{dial.error}; waiting before the next attempt"))
         waiter: Deferred[Link] = Deferred(lambda gone: dial.waiting.remove(gone))
         dial.waiting.append(waiter)
         if not dial.running:
             dial.running = True
-            dial.attempt = Deferred.fromCoroutine(self._dial(relay_id, dial))
-            dial.attempt.addErrback(lambda failure: log.failure("bug while dialling", failure))
+            dialling = Deferred.fromCoroutine(self._dial(relay_id, dial))
+            dialling.addErrback(lambda failure: log.failure("bug while dialling", failure))
         return waiter
 
     def resting(self) -> dict[bytes, float]:
@@ -138,7 +129,7 @@ class Channels:
         now = self._timers.now()
         return {one: dial.retry_at for one, dial in self._dials.items() if not dial.running and now < dial.retry_at}
 
-    def _answer(self, dial: _Dial, result: Link | str) -> None:
+    def _answer(self, dial: Dial, result: Link | str) -> None:
         waiting, dial.waiting = dial.waiting, []
         for waiter in waiting:
             if isinstance(result, Link):
@@ -146,21 +137,13 @@ class Channels:
             else:
                 waiter.errback(CircuitError(result))
 
-    async def _dial(self, relay_id: bytes, dial: _Dial) -> None:
+    async def _dial(self, relay_id: bytes, dial: Dial) -> None:
         error = "it is not in the directory, or has no address that we can use"
         for address in self._find_addresses(relay_id):
-            scheme, _, rest = address.partition(":")
-            transport = self._transports.get(scheme)
-            if transport is None or self._stopped:
-                continue
-            opened: Deferred[Link] = Deferred()
             try:
-                endpoint = transport.client_endpoint(self._reactor, rest)
-                await endpoint.connect(self._factory(address, relay_id, opened))
-                link = await opened
-            except Exception as caught:  # every way a peer or a socket can fail
-                opened.addErrback(lambda _: None)  # it may have failed unseen, when `connect` did
-                error = reason_text(caught)
+                link = await self.connect(address, relay_id)
+            except CircuitError as caught:
+                error = str(caught)
                 continue
             self._dials.pop(relay_id, None)
             self._answer(dial, link)
@@ -173,6 +156,29 @@ class Channels:
             log.info("no link to relay {relay}: {error}", relay=fingerprint(relay_id)[:8], error=error)
         dial.error = error
         self._answer(dial, error)
+
+    async def connect(self, address: str, relay_id: bytes) -> Link:
+        """A new link to a relay at one address, whatever others there are; `CircuitError` says why there is none."""
+        scheme, _, rest = address.partition(":")
+        transport = self._transports.get(scheme)
+        if transport is None or self._stopped:
+            raise CircuitError("this node is stopping" if self._stopped else "there is no transport for its address")
+        opened: Deferred[Link] = Deferred()
+        driver: Driver | None = None
+        try:
+            endpoint = transport.client_endpoint(self._reactor, rest)
+            connecting: Deferred[Driver] = endpoint.connect(self._factory(address, relay_id, opened))
+            self._connecting.append(connecting)
+            try:
+                driver = await connecting
+            finally:
+                self._connecting.remove(connecting)
+            return await opened
+        except Exception as caught:  # every way a peer or a socket can fail
+            opened.addErrback(lambda _: None)  # it may have failed unseen, when `connect` did
+            if driver is not None:
+                driver.fail(caught)
+            raise CircuitError(reason_text(caught)) from None
 
     # accepting
 
@@ -210,8 +216,9 @@ class Channels:
                 channel = Channel.respond(binding, self._network_id, self.my_id, VERSIONS, self._rng, now, wall)
             channel.on_dirty = driver.dirty
             driver.machine = channel
-            link = Link(channel, driver, address or _peer_text(driver), now)
+            link = Link(channel, driver, address or peer_text(driver), now)
             self.links.append(link)
+            self.bandwidth.add(driver, channel)
             self._sweep_later()
 
         def event(what: Any) -> None:
@@ -230,10 +237,10 @@ class Channels:
 
     def _refused(self, reason: str) -> None:
         """A connection that somebody made to us did not become a link. Who it was stays out of the log."""
-        kind = without_numbers(reason)
+        kind = reason if reason in EXPLAINED else without_numbers(reason)
         self.refused[kind] += 1
         if self._seldom.is_due(kind, self._timers.now()):
-            log.info("an incoming link was refused: {reason}", reason=reason)
+            log.info("an incoming link was refused: {reason}", reason=EXPLAINED.get(kind, reason))
 
     # events
 
@@ -248,40 +255,26 @@ class Channels:
         elif isinstance(event, Destroyed):
             link.destroyed(event.circuit_id, event.reason, self._timers.now())
         elif isinstance(event, LinkMessage):
-            if self.on_message is not None:
+            handler = self.handlers.get(event.type)
+            if handler is not None:
+                handler(link, event.payload)
+            elif self.on_message is not None:
                 self.on_message(link, event.type, event.payload)
         elif isinstance(event, SignRequest):
-            self._sign(link, event)
+            assert self._signer is not None  # a client is never asked to prove who it is
+            self._signer.sign(link, event)
         elif isinstance(event, LinkOpen):
             self._opened(link, event, opened)
         elif isinstance(event, LinkClosed):
             link.driver.fail(RemoteProtocolError(event.reason))
 
-    def _sign(self, link: Link, request: SignRequest) -> None:
-        # RSA and ML-DSA take milliseconds and release the GIL.
-        signing = threads.deferToThreadPool(
-            self._reactor, self._reactor.getThreadPool(), self._keystore.sign, request.message, request.algorithms
-        )
-        identity = self._identity
-        assert identity is not None
-
-        def signed(signatures: dict[str, bytes]) -> None:
-            if not link.driver.lost:
-                link.channel.signed(identity, signatures, self._timers.now())
-                link.driver.dirty()
-
-        def failed(failure: Failure) -> None:
-            log.failure("the link proof could not be signed", failure)
-            link.driver.fail(CircuitError("the link proof could not be signed"))
-
-        signing.addCallback(signed)
-        signing.addErrback(failed)
-
     def _opened(self, link: Link, event: LinkOpen, opened: Deferred[Link] | None) -> None:
         link.opened = True
+        link.driver.tcp.proven()
         link.last_used = self._timers.now()
         if event.peer_id is not None:
-            if event.skew_seconds is not None:
+            if event.skew_seconds is not None and link.channel.initiator:
+                self._look_at_clock()
                 self.clocks.note(event.peer_id, event.skew_seconds, self._timers.now())
             self._choose(event.peer_id, link)
             dial = self._dials.get(event.peer_id)
@@ -291,6 +284,8 @@ class Channels:
                 self._answer(dial, link)
         if opened is not None and not opened.called:
             opened.callback(link)
+        for call in self.on_opened:
+            call(link)
 
     def _choose(self, peer_id: bytes, link: Link) -> None:
         """Of two links between two relays, the one opened by the lower id stays."""
@@ -317,6 +312,7 @@ class Channels:
             read, written = self._past_traffic
             self._past_traffic = (read + link.driver.bytes_in, written + link.driver.bytes_out)
             self.links.remove(link)
+            self.bandwidth.remove(link.driver)
         peer_id = link.peer_id
         if peer_id is not None and self._by_peer.get(peer_id) is link:
             del self._by_peer[peer_id]
@@ -326,7 +322,8 @@ class Channels:
                     self._by_peer[peer_id] = other
         link.lost()
         if was_open:
-            self.on_gone(link)
+            for call in self.on_gone:
+                call(link)
         if not self._stopped:
             if not was_open and not channel.initiator:
                 self._refused(text)
@@ -354,8 +351,9 @@ class Channels:
         """Close links that carry nothing: superseded ones soon, others after `IDLE_CLOSE`."""
         self._sweeper = None
         now = self._timers.now()
+        self._look_at_clock()
         for link in list(self.links):
-            if not link.open or link.owners:
+            if not link.open or link.owners or now < link.held_until:
                 continue
             if link.superseded_at is not None:
                 idle = now - max(link.superseded_at, link.last_used) > SUPERSEDED_CLOSE
@@ -365,6 +363,14 @@ class Channels:
                 link.driver.close()
         self._sweep_later()
 
+    def _look_at_clock(self) -> None:
+        """If it was set, new circuits go over new links: only those tell what the relays' clocks say."""
+        now = self._timers.now()
+        if self.clocks.look(now, self._timers.wall()):
+            for link in self._by_peer.values():
+                link.superseded_at = now
+            self._by_peer.clear()
+
     async def stop(self) -> None:
         """Stop accepting, then close every link."""
         self._stopped = True
@@ -373,9 +379,9 @@ class Channels:
         for port in self._ports:
             await port.stopListening()
         self._ports.clear()
-        for dial in list(self._dials.values()):
-            if dial.running and dial.attempt is not None:
-                dial.attempt.cancel()
+        self.admission.stop()
+        for connecting in list(self._connecting):
+            connecting.cancel()
         for link in list(self.links):
             link.driver.close()
 
@@ -383,8 +389,3 @@ class Channels:
         """Close every link at once."""
         for link in list(self.links):
             link.driver.fail(BackroomsError("shutting down"))
-
-
-def _peer_text(driver: Driver) -> str:
-    peer = driver.tcp.getPeer()
-    return f"{peer.host}:{peer.port}" if hasattr(peer, "host") else "unix"

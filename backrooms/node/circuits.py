@@ -53,6 +53,8 @@ class Options:
     max_dirtiness: float = 600.0
     build_timeout: float = 10.0
     retries: int = 3
+    dormant_after: float = 0.0
+    """Seconds without a stream after which the client sleeps; 0 for never."""
     constraints: Constraints = field(default_factory=Constraints)
 
 
@@ -78,6 +80,10 @@ class Circuits:
         self.ever_built = False
         self.faults: Counter[str] = Counter()
         """Circuits closed for what a relay did, by what it was."""
+        self.dormant = False
+        """Whether no circuits are kept, since nobody uses them; the next stream changes that."""
+        self.on_dormant: Callable[[bool], None] = lambda dormant: None
+        """Called when `dormant` changes."""
         self.on_circuit: Callable[[ClientCircuit], None] = lambda circuit: None
         self.streams = Streams(self)
         self._channels = channels
@@ -92,23 +98,44 @@ class Circuits:
         self._seldom = Seldom()
         self._failures = 0
         self._next_spare = 0.0
+        self._used_at = 0.0
         self._sweeper: Any = None
         self._stopped = False
 
     # starting and stopping
 
     def start(self) -> None:
-        """Begin to keep spares."""
+        """Begin to keep spares; also after `stop`."""
+        self._stopped = False
+        self._used_at = self.timers.now()
+        self.streams.start()
         self._sweep()
 
     def stop(self) -> None:
-        """End every circuit and stream."""
+        """End every circuit and stream. New streams end at once."""
         self._stopped = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.streams.stop()
         for circuit in list(self.circuits.values()):
             circuit.end(DestroyReason.FINISHED)
+
+    def go_dormant(self) -> None:
+        """Sleep: end circuits that carry nothing and build none until there is a stream."""
+        if not self.dormant and not self._stopped:
+            self.dormant = True
+            log.info("this client sleeps until it is used")
+            self.on_dormant(True)
+            self.wake()
+
+    def go_active(self) -> None:
+        """Be ready for streams again."""
+        self._used_at = self.timers.now()
+        if self.dormant and not self._stopped:
+            self.dormant = False
+            log.info("this client is awake again")
+            self.on_dormant(False)
+            self.directory_changed()
 
     def newnym(self) -> None:
         """From now on streams get circuits that no stream has used before."""
@@ -198,6 +225,8 @@ class Circuits:
         avoid: Collection[bytes] = (),
     ) -> bool:
         """Start a circuit. False when it has to wait; `PathError` when it is no use waiting."""
+        if self._channels.clocks.wrong:
+            raise PathError(self._channels.clocks.describe())
         if self._stopped or not self._directory.relays() or not self._make_room():
             return False
         try:
@@ -290,9 +319,16 @@ class Circuits:
         now = self.timers.now()
         self._sweeper = self.timers.at(now + SWEEP, self._sweep)
         self.streams.attach_waiting()
+        if self.streams.streams:
+            self._used_at = now
+        elif 0 < self.options.dormant_after <= now - self._used_at:
+            self.go_dormant()
         for circuit in list(self.circuits.values()):
             self._retire(circuit, now)
-        self._keep_spares(now)
+        if not self.dormant:
+            self._keep_spares(now)
+        elif not self.circuits and not self.streams.streams:
+            self._sweeper.cancel()
 
     def _retire(self, circuit: ClientCircuit, now: float) -> None:
         if circuit.status != "BUILT" or circuit.machine is None:
@@ -301,7 +337,7 @@ class Circuits:
             circuit.retired = True
         if circuit.isolation is None and now - circuit.started >= SPARE_LIFE * self.options.max_dirtiness:
             circuit.retired = True
-        if circuit.retired and circuit.machine.stream_count == 0:
+        if (circuit.retired or self.dormant) and circuit.machine.stream_count == 0:
             circuit.end(DestroyReason.FINISHED)
 
     def _keep_spares(self, now: float) -> None:

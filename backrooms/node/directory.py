@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import threads
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from backrooms.errors import BackroomsError, RemoteProtocolError, WireError
 from backrooms.interfaces import Rng
-from backrooms.keystore.file import write_atomic
-from backrooms.netdir.descriptor import Descriptor
+from backrooms.netdir.descriptor import CLOCK_TOLERANCE, Descriptor
 from backrooms.netdir.directory import MAX_RELAYS, Directory
 from backrooms.netdir.network import NetworkFile
 from backrooms.netdir.policy import is_private
@@ -27,6 +26,8 @@ from backrooms.node.channels import Channels
 from backrooms.node.link import Link
 from backrooms.node.logs import Seldom, without_numbers
 from backrooms.node.questions import Questions
+from backrooms.node.savedlist import SavedList
+from backrooms.node.schedule import Schedule
 from backrooms.node.timers import Timers
 from backrooms.wire.cell import IGNORABLE
 from backrooms.wire.documents import (
@@ -66,7 +67,6 @@ SOURCES = 2
 """Contacts asked at each fetch; the answers are united."""
 VERIFY_CHUNK = 16
 """Descriptors verified in one go in a thread."""
-FILE_NAME = "relays"
 
 
 class DirectoryKeeper:
@@ -88,12 +88,14 @@ class DirectoryKeeper:
         """Called when the list has changed, and when it has settled."""
         self.settled = False
         """Whether the list is as long as it is going to be, as far as we can tell."""
+        self.may_publish: Callable[[], bool] = lambda: True
+        """While it says no we are in no list, our own included. `republish` when that changes."""
         self._reactor = reactor
         self._timers = timers
         self._channels = channels
         self._network = network
         self._rng = rng
-        self._file = state / FILE_NAME
+        self._saved = SavedList(state, directory, timers)
         self.refused: Counter[str] = Counter()
         """Descriptors that were refused, by reason."""
         self._seldom = Seldom()
@@ -101,35 +103,42 @@ class DirectoryKeeper:
         self._local = network.is_local
         self._own: Descriptor | None = None
         self._questions = Questions(timers)
-        self._calls: dict[str, Any] = {}
+        self._schedule = Schedule(timers, "the directory")
+        self._later = self._schedule.set
         self._fetch_pause = FETCH_FIRST
         self._publish_pause = PUBLISH_RETRY
         self._unpublished: set[bytes] = set()
         self._published_at = 0.0
-        self._saved = 0
         self._fetching = False
         self._fetch_again = False
         self._learners: list[Deferred[None]] = []
         self._learned_at = -LEARN_PAUSE
         self._stopped = False
         channels.on_message = self._message
-        channels.on_gone = self._questions.gone
+        channels.on_gone.append(self._questions.gone)
 
     def start(self) -> None:
         """Load what was saved, publish ourselves, and fetch."""
-        self._load()
-        if self._describe is not None:
-            self._renew()
-            self._later("publish", 0.0, self._publish)
+        self._saved.load()
+        self.republish()
         self._later("fetch", 0.0, self._fetch)
 
     def stop(self) -> None:
         """Stop, and save the list."""
         self._stopped = True
-        for call in self._calls.values():
-            call.cancel()
+        self._schedule.stop()
         self._wake_learners()
-        self._save()
+        self._saved.save()
+
+    def rest(self) -> None:
+        """Fetch and publish nothing until `resume`."""
+        self._schedule.rest()
+
+    def resume(self) -> None:
+        """Go on. The list may be old: what has expired goes at once, and it counts as settled when it was fetched."""
+        self.directory.expire(self._timers.wall())
+        self.settled = self.settled and not self._schedule.overdue("fetch")
+        self._schedule.resume()
 
     def addresses(self, relay_id: bytes) -> Sequence[str]:
         """Where a relay can be reached: by its descriptor, else by the network file."""
@@ -173,45 +182,6 @@ class DirectoryKeeper:
         for waiter in list(self._learners):
             self._wake_learner(waiter)
 
-    # keeping
-
-    def _load(self) -> None:
-        try:
-            data = self._file.read_bytes()
-        except FileNotFoundError:
-            return
-        try:
-            refused = self.directory.restore(data, self._timers.wall())
-        except WireError as error:
-            log.warn("saved list of relays is damaged and left alone: {error}", error=error.reason)
-            return
-        log.info(
-            "{count} relays from the saved list, {refused} expired",
-            count=len(self.directory),
-            refused=refused,
-        )
-        self._saved = self.directory.revision
-
-    def _save(self) -> None:
-        if self.directory.revision == self._saved:
-            return
-        try:
-            write_atomic(self._file, self.directory.to_bytes())
-            self._saved = self.directory.revision
-        except OSError as error:
-            log.warn("the list of relays cannot be saved: {error}", error=error.strerror)
-
-    def _later(self, name: str, seconds: float, function: Callable[[], Any]) -> None:
-        if self._stopped:
-            return
-        if name in self._calls:
-            self._calls[name].cancel()
-
-        def run() -> None:
-            Deferred.fromCoroutine(function()).addErrback(lambda failure: log.failure("bug in the directory", failure))
-
-        self._calls[name] = self._timers.at(self._timers.now() + seconds, run)
-
     # fetching
 
     async def _fetch(self) -> None:
@@ -229,11 +199,11 @@ class DirectoryKeeper:
         self._fetching = False
         if self._stopped:
             return
+        self._saved.save()  # even if nothing is new: the last time there may have been no room on the disk
         was_settled = self.settled
         changed = self.directory.revision != before
         if changed:
             self._fetch_pause = FETCH_FIRST
-            self._save()
         elif answered or not self._contacts():
             self._fetch_pause = min(self._fetch_pause * 1.5, FETCH_LAST)
         else:
@@ -316,15 +286,25 @@ class DirectoryKeeper:
 
     def _renew(self) -> None:
         assert self._describe is not None
-        self._own = self._describe(self._own or self.directory.get(self._channels.my_id or b""))
-        self.directory.insert(self._own, self._timers.wall())
+        wall = self._timers.wall()
+        last = self._own or self.directory.get(self._channels.my_id or b"")
+        if last is not None and last.record.revision > wall + CLOCK_TOLERANCE:
+            last = None  # made while our clock was ahead: nobody has taken it
+            self.directory.expire(wall)
+        self._own = self._describe(last)
+        self.directory.insert(self._own, wall)
         self._published_at = self._timers.now()
         self._unpublished = {c.id for c in self._network.contacts if c.id != self._channels.my_id}
 
     async def _publish(self) -> None:
+        if not self.may_publish():
+            return
         if self._timers.now() - self._published_at >= PUBLISH_INTERVAL:
             self._renew()
         assert self._own is not None
+        await DeferredList([self._channels.link(contact) for contact in self._unpublished], consumeErrors=True)
+        if not self.may_publish() or self._stopped:
+            return  # their links told what time it is, and ours is wrong
         message = DirPublish(self._own.certificate.raw, self._own.record_raw)
         for contact in list(self._unpublished):
             try:
@@ -345,7 +325,7 @@ class DirectoryKeeper:
 
     def republish(self) -> None:
         """Something we publish has changed."""
-        if self._describe is not None and not self._stopped:
+        if self._describe is not None and not self._stopped and self.may_publish():
             self._renew()
             self._publish_pause = PUBLISH_RETRY
             self._later("publish", 0.0, self._publish)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from math import inf
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
@@ -16,6 +17,9 @@ from backrooms.errors import RemoteProtocolError
 from backrooms.interfaces import Machine
 from backrooms.node.timers import Timers
 from backrooms.transport.direct import write_now
+
+if TYPE_CHECKING:
+    from backrooms.node.bandwidth import Throttle
 
 log = Logger()
 
@@ -33,6 +37,11 @@ class Turn:
     """
 
     def __init__(self, reactor: Any) -> None:
+        self.received = 0
+        """Bytes that all drivers have read."""
+        self.watch_at = inf
+        self.watch: Callable[[], None] = lambda: None
+        """Called at the end of the turn in which `received` reaches `watch_at`."""
         self._reactor = reactor
         self._dirty: list[Driver] = []
         self._depth = 0
@@ -59,6 +68,8 @@ class Turn:
     def __exit__(self, *_: object) -> None:
         # Flushing one driver may give others something to send; who goes on longer than that has to wait its turn.
         if self._depth == 1:
+            if self.received >= self.watch_at:
+                self.watch()
             for _round in range(ROUNDS):
                 if not self._dirty:
                     break
@@ -87,6 +98,8 @@ class Driver(Protocol):
     """
 
     machine: Machine
+    throttle: Throttle | None = None
+    """Says what may be written, and hears what is read; None without a limit."""
     _write_now: Callable[[bytes], bool]
 
     def __init__(
@@ -102,6 +115,8 @@ class Driver(Protocol):
             self.machine = machine
         self.lost = False
         self.bytes_in = self.bytes_out = 0
+        self.unsent = 0
+        """Bytes, at most, that the transport has taken and not got rid of."""
         self._now = timers.now
         self._timers = timers
         self.turn = turn
@@ -139,8 +154,13 @@ class Driver(Protocol):
         return cast(ITCPTransport, self.transport)
 
     def dataReceived(self, data: bytes) -> None:
-        self.bytes_in += len(data)
-        with self.turn:
+        size = len(data)
+        self.bytes_in += size
+        turn = self.turn
+        turn.received += size
+        if self.throttle is not None:
+            self.throttle.received(size)
+        with turn:
             try:
                 self.machine.receive(data, self._now())
             except RemoteProtocolError as error:
@@ -179,9 +199,11 @@ class Driver(Protocol):
                 self._on_event(event)
             if not self._room or self.lost:
                 return
-            data = self.machine.output()
+            data = self.machine.output() if self.throttle is None else self.throttle.output()
             if data:
                 self._write(data)
+            elif data is None:
+                return  # it is not its turn, and will be told when it is
             elif not events:
                 # Giving its last output may have been an event for the machine, so it is asked once more.
                 if self._closing:
@@ -196,6 +218,7 @@ class Driver(Protocol):
         tcp = self.tcp
         if not self._write_now(data):
             self._room = False
+            self.unsent = size
         elif self._unasked <= 0:
             self._room = False
             _ask(tcp)
@@ -205,6 +228,11 @@ class Driver(Protocol):
             self._room = False
             self.tcp.unregisterProducer()
         self.tcp.loseConnection()
+
+    @property
+    def unread(self) -> int:
+        """Bytes, at most, that the transport has read and holds back because of `pause`."""
+        return 0 if self._reading else getattr(self.transport, "held", 0)
 
     def pause(self) -> None:
         """Stop reading: the machine has nowhere to put more."""
@@ -242,6 +270,7 @@ class Driver(Protocol):
     def resumeProducing(self) -> None:
         if self._asked and not self._write_closed:
             self._room = True
+            self.unsent = 0
             self._unasked = UNASKED_LIMIT
             with self.turn:
                 self.flush()

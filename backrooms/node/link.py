@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet import error as net
+from twisted.internet.defer import Deferred
 
 from backrooms.channel.machine import Channel
 from backrooms.channel.mux import CircuitQueue
 from backrooms.errors import BackroomsError, CircuitError, RemoteProtocolError
 from backrooms.interfaces import Rng
+from backrooms.node.admission import prefixes
+from backrooms.node.buckets import Key
 from backrooms.node.driver import Driver
 from backrooms.wire.cell import DestroyReason
 
@@ -40,7 +43,10 @@ class Link:
         """Whether the link has ever been open."""
         self.superseded_at: float | None = None
         """Since when a better link to the same relay is there, so that new circuits go to that one."""
+        self.held_until = 0.0
+        """Until then the link is kept even if it carries no circuit: an answer is expected on it."""
         self.owners: dict[int, CircuitOwner] = {}
+        self._peer: Key | None = None
 
     @property
     def open(self) -> bool:
@@ -51,6 +57,21 @@ class Link:
     def peer_id(self) -> bytes | None:
         """The relay at the other end; None for a client."""
         return self.channel.peer_id
+
+    @property
+    def peer_host(self) -> str:
+        """The address at the other end of the connection, as the system tells it; empty if it is of another kind."""
+        return str(getattr(self.driver.tcp.getPeer(), "host", ""))
+
+    @property
+    def peer(self) -> Key:
+        """Who the other end is, for fair shares: a relay's id, or a client's address (an IPv6 one: its /64)."""
+        if self._peer is not None:
+            return self._peer
+        peer = self.peer_id or prefixes(self.peer_host)[1]
+        if self.opened:
+            self._peer = peer
+        return peer
 
     def open_circuit(self, owner: CircuitOwner, rng: Rng) -> CircuitQueue:
         """A new circuit started by us; `queue.circuit_id` is its id. `CircuitError` when the link is closed."""
@@ -105,6 +126,30 @@ class Link:
         for circuit_id, owner in owners.items():
             self._forget(circuit_id)
             owner.destroyed(DestroyReason.CHANNEL_CLOSED)
+
+    def drop(self, reason: str) -> None:
+        """Give the link up at once, and all that waits for it."""
+        self.channel.close(reason)
+        self.lost()
+        self.driver.fail(BackroomsError(reason))
+
+
+class Dial:
+    """Attempts to reach one relay."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Deferred[Link]] = []
+        self.failures = 0
+        self.retry_at = 0.0
+        self.running = False
+        self.error = ""
+        """Why the last attempt failed."""
+
+
+def peer_text(driver: Driver) -> str:
+    """Who is at the other end of a connection, as host:port."""
+    peer = driver.tcp.getPeer()
+    return f"{peer.host}:{peer.port}" if hasattr(peer, "host") else "unix"
 
 
 def reason_text(error: BaseException | None) -> str:

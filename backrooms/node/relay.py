@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
-from functools import singledispatchmethod
+from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from backrooms.circuit.events import BeginRequested, CircuitClosed, ExtendRequested, ResolveRequested
-from backrooms.circuit.hop import RelayCircuit, RelayEdge
+from backrooms.circuit.events import BeginRequested
+from backrooms.circuit.hop import RelayCircuit
 from backrooms.crypto.ntor import ReplayCache, relay_respond
 from backrooms.errors import BackroomsError, CryptoError
 from backrooms.interfaces import Rng
 from backrooms.node.channels import Channels
 from backrooms.node.exit import Exit
+from backrooms.node.limits import TOO_MANY_EXTENDS, TOO_MANY_STREAMS, Caps, CircuitLimits
 from backrooms.node.link import Link
-from backrooms.node.timers import Timers
+from backrooms.node.relayedcircuit import NextSide, RelayedCircuit
+from backrooms.node.timers import Call, Timers
 from backrooms.wire.cell import DestroyReason
 from backrooms.wire.extensions import ClientExtensions
+from backrooms.wire.relay import EndReason
 
 log = Logger()
 
@@ -28,123 +31,6 @@ HANDSHAKES_PER_LINK = 256
 """CREATEs of one link that may wait."""
 HANDSHAKES_WAITING = 2048
 """CREATEs of all links that may wait; more are refused."""
-CREATE_TIMEOUT = 20.0
-"""Seconds the next relay has to answer a CREATE."""
-
-
-class RelayedCircuit:
-    """One circuit at this relay: the pure `RelayCircuit` between a previous and perhaps a next link."""
-
-    def __init__(self, relay: Relay, link: Link, circuit_id: int) -> None:
-        self._relay = relay
-        self.link = link
-        self.circuit_id = circuit_id
-        self.next: _NextSide | None = None
-        self.machine: RelayCircuit | None = None
-        self.extending = False
-
-    @property
-    def busy(self) -> bool:
-        """Whether it carries exit streams, or cells that have not left yet."""
-        return self.machine is not None and self.machine.busy
-
-    # As the owner of the previous side's circuit id.
-
-    def created(self, handshake: bytes) -> None:
-        """CREATED from the side that sent CREATE makes no sense."""
-        self.end(DestroyReason.PROTOCOL)
-
-    def destroyed(self, reason: int) -> None:
-        """The client's side is gone."""
-        self.end(DestroyReason.DESTROYED)
-
-    def emit(self, event: object) -> None:
-        """Events of the machine."""
-        self._dispatch(event)
-
-    @singledispatchmethod
-    def _dispatch(self, event: object) -> None:
-        raise TypeError(f"no handler for {event!r}")
-
-    @_dispatch.register
-    def _(self, event: CircuitClosed) -> None:
-        self._relay.counts[event.text] += 1
-        self.end(event.reason)
-
-    @_dispatch.register
-    def _(self, event: ExtendRequested) -> None:
-        self._relay.extend(self, event.relay_id, event.handshake)
-
-    @_dispatch.register
-    def _(self, event: BeginRequested) -> None:
-        if self._may_exit():
-            self._relay.exit.begin(self.edge, event)
-
-    @_dispatch.register
-    def _(self, event: ResolveRequested) -> None:
-        if self._may_exit():
-            self._relay.exit.resolve(self.edge, event)
-
-    @property
-    def edge(self) -> RelayEdge:
-        """Where its streams are."""
-        assert self.machine is not None
-        return self.machine.edge
-
-    def _may_exit(self) -> bool:
-        """A circuit that comes straight from a client has one hop: only exits that allow it serve streams there."""
-        if self.link.peer_id is not None or self._relay.exit.single_hop:
-            return True
-        assert self.machine is not None
-        self.machine.fail(DestroyReason.PROTOCOL, "a stream on a circuit of one hop")
-        return False
-
-    def end(self, reason: int) -> None:
-        """End the circuit on both sides; the next relay only hears that it was destroyed."""
-        if self.machine is not None:
-            self.machine.close()
-        now = self._relay.timers.now()
-        self.link.release(self.circuit_id, reason, now)
-        if self.next is not None:
-            self.next.release(now)
-        self._relay.circuits.discard(self)
-
-
-class _NextSide:
-    """The owner of a circuit's id on its next link."""
-
-    def __init__(self, relay: Relay, circuit: RelayedCircuit, link: Link) -> None:
-        self._relay = relay
-        self._circuit = circuit
-        self.link = link
-        self.queue = link.open_circuit(self, relay.rng)
-        self.circuit_id = self.queue.circuit_id
-        self._timeout = relay.timers.at(relay.timers.now() + CREATE_TIMEOUT, self._timed_out)
-
-    def created(self, handshake: bytes) -> None:
-        self._timeout.cancel()
-        machine = self._circuit.machine
-        if machine is None or machine.closed:
-            return
-        if not self._circuit.extending:
-            self._circuit.end(DestroyReason.PROTOCOL)
-            return
-        self._circuit.extending = False
-        self.link.handle(self.circuit_id, machine.backward)
-        machine.extend(self.queue, handshake)
-
-    def destroyed(self, reason: int) -> None:
-        self._timeout.cancel()
-        self._circuit.end(DestroyReason.DESTROYED)
-
-    def release(self, now: float) -> None:
-        """The circuit ended here."""
-        self._timeout.cancel()
-        self.link.release(self.circuit_id, DestroyReason.DESTROYED, now)
-
-    def _timed_out(self) -> None:
-        self._relay.counts["EXTEND timed out"] += 1
-        self._circuit.end(DestroyReason.DESTROYED)
 
 
 class _Handshake:
@@ -177,32 +63,45 @@ class Relay:
         network_id: bytes,
         rng: Rng,
         learn: Callable[[bytes], Awaitable[bool]],
+        caps: Caps,
     ) -> None:
         """`learn(relay_id)` says whether a relay is in our list, after looking for it if it is not."""
         self.timers = timers
         self.rng = rng
         self.exit = exit
         self.circuits: set[RelayedCircuit] = set()
+        self.exiting: set[RelayedCircuit] = set()
+        """Those that were asked for streams or look-ups."""
         self.counts: Counter[str] = Counter()
         """Circuits refused or ended for a peer's fault, by what it did."""
+        self.limits = CircuitLimits(caps, timers, self.counts)
         self.handshakes = 0
         self.closing = False
-        self._reactor = reactor
         self._channels = channels
+        self._share = channels.admission.circuits
         self._keystore = keystore
         self._network_id = network_id
         self._learn = learn
         self._replays = ReplayCache()
         self._waiting: OrderedDict[Link, OrderedDict[int, _Handshake]] = OrderedDict()
         self._waiting_count = 0
-        self._scheduled = False
+        self._call: Call | None = None
         channels.on_create = self.create
+
+    # handshakes
+
+    @property
+    def waiting(self) -> int:
+        """CREATEs that wait for their handshake."""
+        return self._waiting_count
 
     def create(self, link: Link, circuit_id: int, handshake: bytes) -> None:
         """CREATE came. Handshakes wait in a bounded queue and are served link by link in turn."""
         queue = self._waiting.get(link, OrderedDict())
         if self.closing:
             link.channel.destroy(circuit_id, DestroyReason.SHUTTING_DOWN)
+        elif not self.limits.may_create(link):
+            link.channel.destroy(circuit_id, DestroyReason.RESOURCE_LIMIT)
         elif len(queue) >= HANDSHAKES_PER_LINK or not self._make_room(len(queue)):
             self.counts["too many handshakes"] += 1
             link.channel.destroy(circuit_id, DestroyReason.RESOURCE_LIMIT)
@@ -236,13 +135,13 @@ class Relay:
             del self._waiting[waiting.link]
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._reactor.callLater(0, self._serve)
+        if self._call is None and self._waiting:
+            now = self.timers.now()
+            self._call = self.timers.at(now + self._share.wait(now), self._serve)
 
     def _serve(self) -> None:
         """One handshake per reactor turn (about 0.3 ms), so that cells go on flowing under a flood."""
-        self._scheduled = False
+        self._call = None
         if not self._waiting:
             return
         link, queue = next(iter(self._waiting.items()))
@@ -250,12 +149,18 @@ class Relay:
         self.forget(waiting)
         if queue:
             self._waiting.move_to_end(link)
-        if self._waiting:
+        began = self.timers.cpu()
+        try:
+            self._handshake(waiting)
+        finally:
+            self._share.charge(self.timers.cpu() - began, self.timers.now())
             self._schedule()
-        self._handshake(waiting)
 
     def _handshake(self, waiting: _Handshake) -> None:
         link, circuit_id = waiting.link, waiting.circuit_id
+        if not self.limits.has_room(link):
+            link.release(circuit_id, DestroyReason.RESOURCE_LIMIT, self.timers.now())
+            return
         self.handshakes += 1
         try:
             reply, keys = relay_respond(
@@ -274,8 +179,10 @@ class Relay:
         circuit = RelayedCircuit(self, link, circuit_id)
         queue = link.adopt(circuit_id, circuit)
         circuit.machine = RelayCircuit(keys, queue, self.timers.now, self.rng, circuit.emit)
+        circuit.edge.on_stream_gone = partial(self.limits.stream_gone, circuit)
         link.handle(circuit_id, circuit.machine.forward)
         self.circuits.add(circuit)
+        self.limits.created(circuit)
         if not link.channel.created(circuit_id, reply):
             circuit.end(DestroyReason.NONE)  # it ended meanwhile, and its DESTROY is still to be told
 
@@ -283,6 +190,8 @@ class Relay:
         """Our own extensions (none yet), or None for a handshake that is old, early or a replay."""
         fresh = self._replays.admit(handshake, ClientExtensions.decode(message).minute, self.timers.wall())
         return b"" if fresh else None
+
+    # extending
 
     def extend(self, circuit: RelayedCircuit, relay_id: bytes, handshake: bytes) -> None:
         """EXTEND: only to a relay of our own list, never back, never to ourselves, one at a time."""
@@ -294,7 +203,9 @@ class Relay:
         if relay_id in (self._channels.my_id, circuit.link.peer_id):
             machine.fail(DestroyReason.PROTOCOL, "EXTEND back or to this relay")
             return
-        circuit.extending = True
+        if not self.limits.extend(circuit, relay_id):
+            machine.fail(DestroyReason.RESOURCE_LIMIT, TOO_MANY_EXTENDS)
+            return
         Deferred.fromCoroutine(self._extend(circuit, machine, relay_id, handshake)).addErrback(
             lambda failure: log.failure("bug while extending", failure)
         )
@@ -304,13 +215,39 @@ class Relay:
             if not await self._learn(relay_id):
                 machine.fail(DestroyReason.CONNECT_FAILED, "EXTEND to an unknown relay")
                 return
-            link = await self._channels.link(relay_id)
+            if machine.closed:
+                return
+            circuit.dial = self._channels.link(relay_id)
+            link = await circuit.dial
+            circuit.dial = None
             if not machine.closed:
-                circuit.next = _NextSide(self, circuit, link)
+                circuit.next = NextSide(self, circuit, link)
                 link.channel.create(circuit.next.circuit_id, handshake)
+        except CancelledError:
+            return  # the circuit has ended
         except BackroomsError:
             self.counts["EXTEND failed"] += 1
             circuit.end(DestroyReason.CONNECT_FAILED)
+
+    # streams
+
+    def begin(self, circuit: RelayedCircuit, event: BeginRequested) -> None:
+        """BEGIN: the exit connects the stream, if there is room for it."""
+        self.exiting.add(circuit)
+        stream = circuit.edge.streams[event.stream_id]
+        if not self.limits.begin(circuit, stream):
+            self.counts[TOO_MANY_STREAMS] += 1
+            stream.abort(EndReason.RESOURCELIMIT)
+            return
+        self.exit.begin(circuit.edge, event, circuit.peer).addBoth(lambda _: self.limits.settled(circuit, stream))
+
+    # ends
+
+    def forget_circuit(self, circuit: RelayedCircuit) -> None:
+        """A circuit has ended."""
+        self.circuits.discard(circuit)
+        self.exiting.discard(circuit)
+        self.limits.ended(circuit)
 
     def stop(self) -> None:
         """End every circuit."""

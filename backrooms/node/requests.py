@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from backrooms.errors import StreamError
 from backrooms.levels import Level
+
+_NO_EXITS_BUSINESS = (".backrooms", ".onion", ".exit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +33,12 @@ class Answer:
 
     address: str = field(repr=False)
     ttl: int
+
+
+class TryAgain(StreamError):
+    """A look-up failed for now: asking later may help."""
+
+
+def stays_here(host: str) -> bool:
+    """Whether a name must never reach an exit: those of this network's services, and of Tor (RFC 7686)."""
+    return f".{host}".removesuffix(".").endswith(_NO_EXITS_BUSINESS)

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from backrooms.circuit.stream import Stream
 from backrooms.errors import PathError, StreamError
 from backrooms.levels import Level
-from backrooms.node.requests import Answer, StreamRequest
+from backrooms.node.requests import Answer, StreamRequest, TryAgain, stays_here
 from backrooms.path.constraints import Target
 from backrooms.path.selector import ANYWHERE
 from backrooms.wire.relay import EndReason, Resolved
@@ -78,8 +78,12 @@ class Streams:
         self._waiting: dict[OpenStream, None] = {}
         self._stopped = False
 
+    def start(self) -> None:
+        """Take streams; also after `stop`."""
+        self._stopped = False
+
     def stop(self) -> None:
-        """End what still waits for a circuit."""
+        """End what still waits for a circuit, and what comes."""
         self._stopped = True
         for item in list(self._waiting):
             self._give_up(item, EndReason.HIBERNATING)
@@ -99,9 +103,9 @@ class Streams:
         """The addresses of `request.host`, asked at an exit."""
         return self._look_up(request, reverse=False)
 
-    def resolve_ptr(self, request: StreamRequest) -> Deferred[list[str]]:
+    def resolve_ptr(self, request: StreamRequest) -> Deferred[list[Answer]]:
         """The names of the address `request.host`, asked at an exit."""
-        return self._look_up(request, reverse=True).addCallback(lambda found: [one.address for one in found])
+        return self._look_up(request, reverse=True)
 
     def _item(self, request: StreamRequest) -> OpenStream:
         return OpenStream(next(self._numbers), request, request.level or self._circuits.options.level)
@@ -120,7 +124,7 @@ class Streams:
             if answer is None or not answer.answers:
                 reason = (item.reason if answer is None else 0) or EndReason.RESOLVEFAILED
                 self._leave(item, "FAILED", reason)
-                waiter.errback(StreamError(reason))
+                waiter.errback(TryAgain(reason) if answer is not None and answer.again else StreamError(reason))
             else:
                 item.status = "SUCCEEDED"
                 self.on_stream(item)
@@ -136,7 +140,13 @@ class Streams:
         item.deadline = self._timers.at(self._timers.now() + CONNECT_TIMEOUT, lambda: self._too_late(item))
         self.on_stream(item)
         self._waiting[item] = None
-        self._attach(item)
+        if self._stopped:
+            self._give_up(item, EndReason.HIBERNATING)
+        elif stays_here(item.request.host):
+            self._give_up(item, EndReason.RESOLVEFAILED)
+        else:
+            self._circuits.go_active()
+            self._attach(item)
 
     # attaching to circuits
 

@@ -71,7 +71,7 @@ class _Entry:
 
 
 class Timers:
-    """Deadlines of machines, delayed calls and the two clocks.
+    """Deadlines of machines, delayed calls and the clocks.
 
     `clock` gives a simulated monotonic time in seconds and `wall` a simulated unix time; a simulated reactor
     (a `twisted.internet.task.Clock`, or one without file descriptors) brings its own. `precise` tells whether
@@ -91,6 +91,8 @@ class Timers:
         """Monotonic seconds: what every machine gets as `now`."""
         self.wall: Callable[[], float] = wall or (time.time if real else clock)
         """Seconds since 1970: for documents and for what people read, never for intervals."""
+        self.cpu: Callable[[], float] = time.thread_time if real else lambda: 0.0
+        """CPU seconds that the calling thread has had; in simulated time all work is free."""
         self._entries: dict[Owner, _Entry] = {}
         self._heap: list[tuple[float, int, _Entry]] = []
         self._count = 0

@@ -1,6 +1,6 @@
-"""The HTTP proxy's requests: CONNECT and OPTIONS (RFC 9110, and Tor's proposal 365).
+"""The HTTP proxy's requests for itself: CONNECT and OPTIONS (RFC 9110, and Tor's proposal 365).
 
-One sans-IO parser, and the answers.
+One sans-IO parser, and the answers. Requests in absolute form (`GET http://...`) are `forward`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from http import HTTPStatus
 import h11
 
 from backrooms.errors import WireError
-from backrooms.proxy.request import Request, RequestRefused, check_user
+from backrooms.proxy.request import Request, RequestRefused, check_user, password_fits
 from backrooms.wire.names import check_host, ip_literal
 from backrooms.wire.relay import EndReason
 
@@ -24,7 +24,9 @@ MAX_HEAD = 16 * 1024
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _TOKEN_START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
 _PORT = re.compile(rb"[0-9]{1,5}")
-_ISOLATION = (b"tor-stream-isolation", b"x-tor-stream-isolation")
+ISOLATION = (b"tor-stream-isolation", b"x-tor-stream-isolation")
+"""Headers whose values separate circuits; they are for this proxy only."""
+
 _ALLOW = ("Allow", "CONNECT, OPTIONS")
 
 _STATUS = {
@@ -64,23 +66,28 @@ def failure(reason: int) -> bytes:
     return response(status, text, ("Tor-Request-Failed", f"end/{known.name}"))
 
 
-def _bad(reason: str) -> RequestRefused:
+def bad_request(reason: str) -> RequestRefused:
+    """A request that is wrong. `reason` goes to the application and into the log."""
     return RequestRefused(reason, response(HTTPStatus.BAD_REQUEST, reason))
 
 
 class HttpParser:
-    """Parses one HTTP request (`request.Dialect`). Holds at most `MAX_HEAD` bytes of it."""
+    """Parses one HTTP request (`request.Dialect`). Holds at most `MAX_HEAD` bytes of it.
 
-    def __init__(self) -> None:
+    With a `password` only CONNECT requests are served that show it.
+    """
+
+    def __init__(self, password: bytes = b"") -> None:
         self.early = b""
         self._head = bytearray()
+        self._password = password
 
     def receive(self, data: bytes) -> Request | None:
         # The head's end may straddle two pieces, so the search starts a little before the new one.
         searched = max(0, len(self._head) - 2)
         self._head += data
         if self._head and not _TOKEN_START.match(self._head):
-            raise _bad("this is an HTTP proxy, and what it was sent is not HTTP")
+            raise bad_request("this is an HTTP proxy, and what it was sent is not HTTP")
         end = _END_OF_HEAD.search(self._head, searched, MAX_HEAD)
         if end is None:
             if len(self._head) >= MAX_HEAD:
@@ -90,7 +97,7 @@ class HttpParser:
             return None
         head, self.early = bytes(self._head[: end.end()]), bytes(self._head[end.end() :])
         self._head.clear()
-        return _parse(head)
+        return _parse(head, self._password)
 
     def output(self) -> bytes:
         return b""
@@ -114,36 +121,32 @@ class HttpParser:
         return response(HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
 
 
-def _parse(head: bytes) -> Request:
+def _parse(head: bytes, required: bytes) -> Request:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
     connection.receive_data(head)
     try:
         event = connection.next_event()
     except h11.RemoteProtocolError:
         # Its text quotes the request: where to and by whom must not get into a log.
-        raise _bad("not a valid HTTP request") from None
+        raise bad_request("not a valid HTTP request") from None
     if not isinstance(event, h11.Request):
-        raise _bad("not a valid HTTP request")
+        raise bad_request("not a valid HTTP request")
     if event.method != b"CONNECT":
         raise _not_connect(event)
-    host, port = _target(event.target)
-    user, password = _credentials(event)
-    token = b",".join(value for name, value in event.headers if name in _ISOLATION)
+    host, port = parse_authority(event.target)
+    user, password = credentials(event, required)
+    token = b",".join(value for name, value in event.headers if name in ISOLATION)
     return Request("connect", host, port, "HTTPCONNECT", user, password, token)
 
 
 def _not_connect(event: h11.Request) -> RequestRefused:
-    """The answer to any other method. A web page may have been led here by DNS rebinding: `Host` gives it
-    away.
-
-    A target in absolute form (`GET http://...`) only comes from a program that means to use a proxy.
-    """
+    """The answer to any other method. A web page may have been led here by DNS rebinding: `Host` gives it away."""
     hosts = [value for name, value in event.headers if name == b"host"]
-    if event.target[:1] in (b"/", b"*") and not all(_is_local(host) for host in hosts):
-        return _bad("the Host header must be localhost or an IP address")
+    if not all(_is_local(host) for host in hosts):
+        return bad_request("the Host header must be localhost or an IP address")
     if event.method == b"OPTIONS":
         return RequestRefused("OPTIONS", response(HTTPStatus.OK, "", _ALLOW))
-    text = "this proxy serves CONNECT and OPTIONS only"
+    text = "this is a proxy: it serves CONNECT, OPTIONS and requests with a whole URL"
     return RequestRefused(text, response(HTTPStatus.METHOD_NOT_ALLOWED, text, _ALLOW))
 
 
@@ -158,36 +161,52 @@ def _is_local(value: bytes) -> bool:
     return name == "localhost" or ip_literal(name) is not None
 
 
-def _target(target: bytes) -> tuple[str, int]:
-    raw, colon, port = target.rpartition(b":")
-    if not colon or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
-        raise _bad("the target of CONNECT is host:port, with a port from 1 to 65535")
+def parse_authority(authority: bytes, default: int | None = None) -> tuple[str, int]:
+    """Host and port of `host:port`; the port may be missing if there is a `default`."""
+    raw, colon, port = authority.rpartition(b":")
+    if default is not None and (not colon or authority.endswith((b":", b"]"))):
+        raw, port = authority.removesuffix(b":"), b"%d" % default
+    elif not colon:
+        port = b""
+    if not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
+        raise bad_request("the target is host:port, with a port from 1 to 65535")
     if b":" in raw and not (raw.startswith(b"[") and raw.endswith(b"]")):
-        raise _bad("an IPv6 address stands in brackets")
+        raise bad_request("an IPv6 address stands in brackets")
     try:
         return check_host(raw), int(port)
     except WireError as error:
-        raise _bad(error.reason) from None
+        raise bad_request(error.reason) from None
 
 
-def _credentials(event: h11.Request) -> tuple[bytes, bytes]:
-    """User and password from `Proxy-Authorization: Basic`.
+def credentials(event: h11.Request, required: bytes) -> tuple[bytes, bytes]:
+    """User and password from `Proxy-Authorization: Basic`; the password must be `required` unless that is empty.
 
     What we cannot read is refused: it was meant to isolate.
     """
     given = [value for name, value in event.headers if name == b"proxy-authorization"]
     if not given:
+        if required:
+            raise _password_wanted("this proxy asks for a password")
         return b"", b""
     scheme, _, encoded = given[0].partition(b" ")
     if len(given) > 1 or scheme.lower() != b"basic":
-        raise _bad("Proxy-Authorization is given once, and its scheme is Basic")
+        raise bad_request("Proxy-Authorization is given once, and its scheme is Basic")
     try:
         plain = base64.b64decode(encoded.strip(), validate=True)
     except binascii.Error:
-        raise _bad("Proxy-Authorization is not valid base64") from None
+        raise bad_request("Proxy-Authorization is not valid base64") from None
     user, _, password = plain.partition(b":")
     try:
         check_user(user)
     except WireError as error:
-        raise _bad(error.reason) from None
+        raise bad_request(error.reason) from None
+    if not password_fits(password, required):
+        raise _password_wanted("the password is wrong")
     return user, password
+
+
+def _password_wanted(reason: str) -> RequestRefused:
+    answer = response(
+        HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, reason, ("Proxy-Authenticate", 'Basic realm="backrooms"')
+    )
+    return RequestRefused(reason, answer)

@@ -54,5 +54,5 @@ class Opener(Protocol):
     def resolve(self, request: StreamRequest) -> Deferred[list[Answer]]:
         """The addresses of `request.host`, asked at an exit."""
 
-    def resolve_ptr(self, request: StreamRequest) -> Deferred[list[str]]:
+    def resolve_ptr(self, request: StreamRequest) -> Deferred[list[Answer]]:
         """The names of the address `request.host`, asked at an exit."""

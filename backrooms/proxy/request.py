@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -31,6 +32,8 @@ class Request:
     user: bytes = field(default=b"", repr=False)
     password: bytes = field(default=b"", repr=False)
     token: bytes = field(default=b"", repr=False)
+    literal: bool = False
+    """Whether the client sent `host` as a number where it could have sent a name (SOCKS)."""
 
 
 class RequestRefused(WireError):
@@ -82,3 +85,8 @@ def check_user(user: bytes) -> None:
     """`WireError` for a reserved user name."""
     if user.startswith(RESERVED_USER):
         raise WireError("user names that start with <torS0X> are reserved")
+
+
+def password_fits(given: bytes, required: bytes) -> bool:
+    """Whether a client may in; everybody may where no password is `required`. Takes the same time for any guess."""
+    return not required or hmac.compare_digest(given, required)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from backrooms.errors import WireError
-from backrooms.proxy.request import Kind, Request, RequestRefused, check_user
+from backrooms.proxy.request import Kind, Request, RequestRefused, check_user, password_fits
 from backrooms.wire.names import check_host, ip_literal
 from backrooms.wire.relay import EndReason
 
@@ -25,7 +25,7 @@ _COMMANDS: dict[int, Kind] = {0x01: "connect", 0xF0: "resolve", 0xF1: "resolve_p
 
 
 class Reply(IntEnum):
-    """Reply codes of SOCKS 5 (RFC 1928, section 6)."""
+    """Reply codes of SOCKS 5 (RFC 1928, section 6), and Tor's extended ones (proposal 304) as far as we have a use."""
 
     SUCCEEDED = 0
     GENERAL_FAILURE = 1
@@ -36,6 +36,9 @@ class Reply(IntEnum):
     TTL_EXPIRED = 6
     COMMAND_NOT_SUPPORTED = 7
     ADDRESS_TYPE_NOT_SUPPORTED = 8
+    SERVICE_NOT_FOUND = 0xF0
+    SERVICE_UNREACHABLE = 0xF3
+    SERVICE_TIMEOUT = 0xF7
 
 
 _REPLIES = {
@@ -46,6 +49,15 @@ _REPLIES = {
     EndReason.EXITPOLICY: Reply.NOT_ALLOWED,
     EndReason.TIMEOUT: Reply.TTL_EXPIRED,
 }
+
+# The extended codes tell of services inside the network, and nothing else.
+_SERVICE_REPLIES = {
+    EndReason.RESOLVEFAILED: Reply.SERVICE_NOT_FOUND,
+    EndReason.NOROUTE: Reply.SERVICE_UNREACHABLE,
+    EndReason.DESTROY: Reply.SERVICE_UNREACHABLE,
+    EndReason.TIMEOUT: Reply.SERVICE_TIMEOUT,
+}
+_SERVICES = (".backrooms", ".onion")
 
 _PAGE = b"""<!DOCTYPE html>
 <html>
@@ -92,10 +104,17 @@ def socks5_reply(code: int, host: str = "0.0.0.0", port: int = 0) -> bytes:
 
 
 class SocksParser:
-    """Parses one SOCKS request (`request.Dialect`). Holds less than 1 KB of it, whatever the client sends."""
+    """Parses one SOCKS request (`request.Dialect`). Holds less than 1 KB of it, whatever the client sends.
 
-    def __init__(self) -> None:
+    With a `password` only clients are served that show it, which SOCKS 4 cannot. With `extended_errors`, failures of
+    services inside the network have the codes of Tor's proposal 304.
+    """
+
+    def __init__(self, password: bytes = b"", *, extended_errors: bool = False) -> None:
         self.early = b""
+        self._required = password
+        self._extended_errors = extended_errors
+        self._host = ""
         self._buffer = bytearray()
         self._out = bytearray()
         self._step: Callable[[], Request | bool] = self._version
@@ -131,7 +150,7 @@ class SocksParser:
         elif first == 5:
             self._version_5 = True
             self._step = self._methods
-        elif first in b"GHCP":
+        elif first in b"GHPCODTghpcodt":  # GET, HEAD, POST, CONNECT, OPTIONS, DELETE, TRACE ...
             raise RequestRefused("the client speaks HTTP to a SOCKS port", HTTP_PAGE)
         else:
             raise RequestRefused(f"no SOCKS version starts with byte {first:#04x}", b"")
@@ -139,6 +158,8 @@ class SocksParser:
 
     def _socks4(self) -> Request | bool:
         # 04 | command | port u16 | address | user id, NUL | (4a) host name, NUL
+        if self._required:
+            raise RequestRefused("SOCKS 4 cannot show the password", socks4_reply(REJECTED_4))
         if len(self._buffer) < 8:
             return False
         command, port, address = (
@@ -160,7 +181,7 @@ class SocksParser:
         self._user = user
         self._check_user(socks4_reply(REJECTED_4))
         del self._buffer[:end]
-        return self._request(command, host, port, protocol)
+        return self._request(command, host, port, protocol, protocol == "SOCKS4")
 
     def _terminated(self, start: int, what: str) -> bytes | None:
         end = self._buffer.find(0, start, start + MAX_FIELD + 1)
@@ -180,7 +201,7 @@ class SocksParser:
         if USER_PASSWORD in methods:
             self._must_authenticate = True
             self._out += bytes([5, USER_PASSWORD])
-        elif NO_AUTHENTICATION in methods:
+        elif NO_AUTHENTICATION in methods and not self._required:
             self._out += bytes([5, NO_AUTHENTICATION])
         else:
             raise RequestRefused("the client offers no SOCKS 5 method that we have", bytes([5, NO_METHOD]))
@@ -206,6 +227,8 @@ class SocksParser:
             return False
         self._user, self._password = bytes(self._buffer[2:split]), bytes(self._buffer[split + 1 : end])
         self._check_user(b"\x01\x01")
+        if not password_fits(self._password, self._required):
+            raise RequestRefused("the password is wrong", b"\x01\x01")
         del self._buffer[:end]
         self._out += b"\x01\x00"
         self._step = self._socks5
@@ -234,7 +257,7 @@ class SocksParser:
         raw, port = bytes(self._buffer[start : end - 2]), int.from_bytes(self._buffer[end - 2 : end], "big")
         del self._buffer[:end]
         host = raw if kind == 3 else str(ipaddress.ip_address(raw)).encode()
-        return self._request(command, host, port, "SOCKS5")
+        return self._request(command, host, port, "SOCKS5", kind != 3)
 
     def _check_user(self, reply: bytes) -> None:
         try:
@@ -242,7 +265,7 @@ class SocksParser:
         except WireError as error:
             raise RequestRefused(error.reason, reply) from None
 
-    def _request(self, command: int, raw: bytes, port: int, protocol: str) -> Request:
+    def _request(self, command: int, raw: bytes, port: int, protocol: str, literal: bool) -> Request:
         kind = _COMMANDS.get(command)
         if kind is None or (kind == "resolve_ptr" and not self._version_5):
             reason = f"command {command:#04x} of {protocol} is not supported"
@@ -256,7 +279,8 @@ class SocksParser:
             raise RequestRefused(reason, self._failure(Reply.ADDRESS_TYPE_NOT_SUPPORTED))
         if kind == "connect" and port == 0:
             raise RequestRefused("CONNECT to port 0", self._failure(Reply.GENERAL_FAILURE))
-        return Request(kind, host, port, protocol, self._user, self._password)
+        self._host = host
+        return Request(kind, host, port, protocol, self._user, self._password, literal=literal)
 
     # Answers
 
@@ -285,6 +309,10 @@ class SocksParser:
         return None
 
     def failed(self, reason: int) -> bytes:
+        if self._extended_errors and self._host.removesuffix(".").endswith(_SERVICES):
+            known = EndReason(reason) if reason in set(EndReason) else EndReason.MISC
+            if known in _SERVICE_REPLIES:
+                return self._failure(_SERVICE_REPLIES[known])
         return self._failure(reply_code(reason))
 
     def refused(self, text: str) -> bytes:

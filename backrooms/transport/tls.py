@@ -12,6 +12,7 @@ in the mux, where they can still be overtaken.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,22 +30,21 @@ from twisted.internet.endpoints import (
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.internet.protocol import ClientFactory
 from twisted.plugin import IPlugin
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from backrooms.crypto.certs import check_tls_certificate
 from backrooms.errors import LocalProtocolError, RemoteProtocolError
 from backrooms.interfaces import ITransport
+from backrooms.transport.accepting import ACCEPT_FAILED, accept_patiently
+from backrooms.transport.gate import Gate, Ticket
 from backrooms.transport.pipe import TlsPipe
 from backrooms.transport.reasons import TransportError
 
 __all__ = ["HostPort", "TlsPipe", "TlsTransport", "TransportError"]
 
 CONNECT_SECONDS = 10
-BACKLOG = 256
+BACKLOG = 1024
 """Connections that the kernel holds until they are accepted."""
-MAX_HANDSHAKES = 512
-"""Accepted connections that may be in their TLS handshake at one time; more are closed unanswered."""
 
 
 class HostPort(NamedTuple):
@@ -59,8 +59,8 @@ class HostPort(NamedTuple):
 class TlsTransport:
     """Makes TLS connections for one network.
 
-    `admit(address)` is asked for every accepted connection before anything is spent on it, with Twisted's address of
-    the peer; False closes it. `on_refused(reason)` hears of every accepted connection whose TLS handshake failed.
+    `gate` is asked about every accepted connection before anything is spent on it; without one all may come in.
+    `on_refused(reason)` hears of every accepted connection whose TLS handshake failed, or that the gate turned away.
     """
 
     name = "tls"
@@ -73,10 +73,8 @@ class TlsTransport:
         require_pq: bool = True,
     ) -> None:
         """Key and certificate (PEM) are needed to accept connections; without `network_id` it can only `parse`."""
-        self.admit: Callable[[Any], bool] = lambda address: True
+        self.gate: Gate | None = None
         self.on_refused: Callable[[str], None] = lambda reason: None
-        self.handshakes = 0
-        """Accepted connections whose TLS handshake is under way."""
         self._network_id = network_id
         self._key_file = key_file
         self._cert_file = cert_file
@@ -126,12 +124,17 @@ class TlsTransport:
         return _ServerEndpoint(self, reactor, tcp, *self._server_context())
 
     def make_pipe(
-        self, reactor: Any, context: SSL.Context, certificate: bytes | None, make_inner: Callable[[], Any]
+        self,
+        reactor: Any,
+        context: SSL.Context,
+        certificate: bytes | None,
+        make_inner: Callable[[], Any],
+        ticket: Ticket | None = None,
     ) -> TlsPipe:
         """A pipe for one TCP connection."""
         if self._network_id is None:
             raise LocalProtocolError("this transport is configured for no network")
-        return TlsPipe(reactor, context, certificate, self._network_id, self._require_pq, make_inner)
+        return TlsPipe(reactor, context, certificate, self._network_id, self._require_pq, make_inner, ticket)
 
     def client_context(self) -> SSL.Context:
         """The peer's certificate is not verified: anybody's is as good, the link proof says who it is."""
@@ -196,9 +199,9 @@ class _Factory(ClientFactory):
     def doStop(self) -> None:
         self._factory.doStop()
 
-    def _pipe(self, address: Any) -> TlsPipe:
+    def _pipe(self, address: Any, ticket: Ticket | None = None) -> TlsPipe:
         return self._transport.make_pipe(
-            self._reactor, self._context, self._certificate, lambda: self._factory.buildProtocol(address)
+            self._reactor, self._context, self._certificate, lambda: self._factory.buildProtocol(address), ticket
         )
 
     def buildProtocol(self, addr: Any) -> TlsPipe | None:
@@ -206,21 +209,20 @@ class _Factory(ClientFactory):
 
 
 class _ServerFactory(_Factory):
-    """Refuses early, and counts."""
+    """Asks the gate, and counts."""
+
+    accepted = 0
 
     def buildProtocol(self, addr: Any) -> TlsPipe | None:
+        self.accepted += 1
         transport = self._transport
-        if transport.handshakes >= MAX_HANDSHAKES or not transport.admit(addr):
-            return None
-        pipe = self._pipe(addr)
-        transport.handshakes += 1
-
-        def settled(result: Any) -> None:
-            transport.handshakes -= 1
-            if isinstance(result, Failure):
-                transport.on_refused(result.getErrorMessage())
-
-        pipe.ready.addBoth(settled)
+        ticket = None
+        if transport.gate is not None:
+            ticket = transport.gate.arrive(addr)
+            if ticket is None:
+                return None
+        pipe = self._pipe(addr, ticket)
+        pipe.ready.addErrback(lambda failure: transport.on_refused(failure.getErrorMessage()))
         return pipe
 
 
@@ -253,4 +255,9 @@ class _ServerEndpoint:
     def listen(self, protocolFactory: Any) -> Deferred[Any]:
         factory = _ServerFactory(self._transport, self._reactor, protocolFactory, self._context, self._certificate)
         listening: Deferred[Any] = self._tcp.listen(factory)
-        return listening
+
+        def accept(port: Any) -> Any:
+            failed = partial(self._transport.on_refused, ACCEPT_FAILED)
+            return accept_patiently(port, self._reactor, lambda: factory.accepted, failed)
+
+        return listening.addCallback(accept)

@@ -4,7 +4,8 @@ A message is `type u8 | payload` and travels in one or more MESSAGE cells of cir
 
     flags u8 (1 = last fragment) | length u16 | data | zeros
 
-Fragments of two messages never mix. Types below 16 are the link's own; 16 to 127 carry directory documents.
+Fragments of two messages never mix. Types below 16 are the link's own; 16 to 127 carry directory documents, 144 and
+145 tests of reachability.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from enum import IntEnum
 from typing import ClassVar, Protocol
 
 from backrooms.errors import LocalProtocolError, WireError
-from backrooms.wire.cell import PAYLOAD_SIZE, CellCommand, pack_cell
+from backrooms.wire.cell import IGNORABLE, PAYLOAD_SIZE, CellCommand, pack_cell
 from backrooms.wire.codec import Reader, Writer
 from backrooms.wire.extensions import decode_extensions
 
@@ -27,6 +28,8 @@ MAX_HANDSHAKE_MESSAGE = 16_384
 MAX_VERSIONS = 16
 FIRST_DIRECTORY_TYPE = 16
 """Message types from here to 0x7F are handed on unread."""
+REACH_TYPES = range(0x90, 0x92)
+"""Handed on as well (`wire.reach`). A node that does not know them ignores them, as it does all from 0x80 on."""
 FRAGMENT_HEADER_SIZE = 3
 FRAGMENT_SIZE = PAYLOAD_SIZE - FRAGMENT_HEADER_SIZE
 """Bytes of a message in one cell."""
@@ -164,6 +167,11 @@ def encode_message(message: Message) -> bytes:
     return writer.done()
 
 
+def is_handed_on(kind: int) -> bool:
+    """Whether messages of this type are for the owner of the link."""
+    return FIRST_DIRECTORY_TYPE <= kind < IGNORABLE or kind in REACH_TYPES
+
+
 def split_message(message: bytes) -> tuple[int, bytes]:
     """Type and payload of a whole message."""
     reader = Reader(message)
@@ -190,6 +198,10 @@ class Reassembler:
     def __init__(self, limit: int = MAX_MESSAGE) -> None:
         self.limit = limit
         self._partial = bytearray()
+
+    def __len__(self) -> int:
+        """Bytes of the unfinished message."""
+        return len(self._partial)
 
     def feed(self, payload: bytes) -> bytes | None:
         """Take one MESSAGE cell's payload; the message if this was its last fragment.

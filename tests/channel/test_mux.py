@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sys
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backrooms.channel import mux as mux_module
-from backrooms.channel.mux import HALF_LIFE, QUANTUM, QUEUE_LIMIT, CircuitQueue, Mux
+from backrooms.channel.mux import CELL_MEMORY, HALF_LIFE, QUANTUM, QUEUE_LIMIT, CircuitQueue, Mux
 from backrooms.circuit.flow import CWND_MAX
 from backrooms.wire.cell import CELL_SIZE
 
@@ -251,6 +253,32 @@ def test_overflow_that_closes_the_circuit() -> None:
 def test_a_whole_window_fits_a_queue() -> None:
     assert CWND_MAX < QUEUE_LIMIT
     assert QUEUE_LIMIT * CELL_SIZE == 10 * 1024 * 1024
+
+
+def test_what_a_cell_takes_is_counted_in_full() -> None:
+    """With its place in the queue; what the system adds is less than a thirtieth."""
+    assert sys.getsizeof(bytes(CELL_SIZE)) + 8 <= CELL_MEMORY < CELL_SIZE * 31 / 30
+
+
+def test_a_closed_queue_that_is_still_listed_keeps_no_circuit_alive() -> None:
+    """On a link that takes nothing, it stays listed until the link is gone."""
+
+    class Circuit:
+        def overflow(self) -> None:
+            pass
+
+    mux = Mux()
+    circuit = Circuit()
+    queue = mux.open(1)
+    queue.on_overflow = circuit.overflow
+    fill(queue, 3)
+    gone = weakref.ref(circuit)
+    mux.close(1)
+    del circuit
+    assert mux.pending, "it is listed"
+    assert gone() is None
+    fill(queue, QUEUE_LIMIT + 5)
+    assert all_of(mux) == []
 
 
 def test_nothing_of_a_closed_circuit_leaves() -> None:

@@ -16,7 +16,7 @@ from backrooms.cli.main import COMMANDS, main
 from backrooms.cli.render import byte_count, duration, plain
 from tests.control.fakes import Served, circuit
 
-NODE_COMMANDS = ["status", "circuits", "newnym"]
+NODE_COMMANDS = ["status", "circuits", "relays", "newnym"]
 
 
 async def run(*args: str, **env: str) -> tuple[str, str, int]:
@@ -44,8 +44,17 @@ async def test_status(tmp_path: Path) -> None:
         assert shown["Circuits"] == "1 built, 1 being built"
         assert shown["Relays known"] == "5, 2 of them exits"
         assert shown["Traffic"] == "1.23 kB read, 5.68 kB written"
+        assert shown["In queues"] == "0 B of 1.07 GB"
+        assert "Refused so far" not in shown
         assert f"unix:{served.socket}" in out
         assert "127.0.0.1:9050" in out
+
+        served.view.refusals = {f"link: kind {number}": number for number in range(1, 8)}
+        out, err, code = await run("status", "--control", f"unix:{served.socket}")
+        assert (err, code) == ("", 0)
+        (line,) = [line for line in out.splitlines() if line.startswith("Refused so far ")]
+        assert line.split(maxsplit=3)[3].startswith("7 link: kind 7, 6 link: kind 6, ")
+        assert line.rstrip().endswith(", 3 link: kind 3, and 2 more kinds")
 
         out, err, code = await run("status", "--json", BACKROOMS_CONTROL=str(served.socket))
         assert (err, code) == ("", 0)
@@ -71,6 +80,22 @@ async def test_circuits(tmp_path: Path) -> None:
 
         served.view.circuit_list = []
         assert (await run("circuits", *target))[0] == "no circuits\n"
+
+
+async def test_relays(tmp_path: Path) -> None:
+    async with Served(tmp_path) as served:
+        target = ("--control", str(served.socket))
+        everybody = json.loads((await run("relays", "--json", *target))[0])
+        exits = json.loads((await run("relays", "--exits", "--json", *target))[0])
+        assert exits == [relay for relay in everybody if relay["exit"]]
+        out, err, code = await run("relays", *target)
+        assert (err, code) == ("", 0)
+        assert len(out.splitlines()) == 1 + len(everybody)
+        for relay in everybody:
+            assert relay["fingerprint"] in out
+            assert all(address in out for address in relay["addresses"])
+        served.view.relay_list = []
+        assert (await run("relays", *target))[0] == "no relays\n"
 
 
 async def test_newnym(tmp_path: Path) -> None:

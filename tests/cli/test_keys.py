@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from backrooms.cli.main import main
 from backrooms.crypto.keys import fingerprint, text_id
 from backrooms.keystore.file import FileKeyStore
+from backrooms.keystore.state import FolderLock
 from backrooms.netdir.network import NetworkFile
 
 ADDRESS = "tls:192.0.2.1:9001"
@@ -63,6 +64,17 @@ def test_loose_keys_are_refused(keys: Path) -> None:
         assert f"chmod 700 {keys}" in error_of("keys", "show", keys)
     finally:
         keys.chmod(0o700)
+
+
+def test_keys_in_use_are_shown_and_not_touched(keys: Path, network: Path) -> None:
+    """A node that runs holds the folder's lock."""
+    before = {path.name: path.stat().st_mtime_ns for path in keys.iterdir()}
+    with FolderLock(keys):
+        assert backrooms("keys", "show", keys).exit_code == 0
+        assert backrooms("network", "add", network, keys, ADDRESS).exit_code == 0
+        assert f"in use by process {os.getpid()}" in error_of("keys", "new", keys)
+    after = {path.name: path.stat().st_mtime_ns for path in keys.iterdir()}
+    assert {name for name in after if after[name] != before.get(name)} <= {"lock"}
 
 
 def test_a_network_gets_contacts(keys: Path, network: Path) -> None:

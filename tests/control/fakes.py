@@ -19,6 +19,7 @@ from backrooms.control.view import (
     StreamInfo,
 )
 from backrooms.errors import ConfigError
+from backrooms.node.accounting import AccountingState
 from backrooms.node.driver import Turn
 from backrooms.node.timers import Timers
 
@@ -84,6 +85,9 @@ class FakeView:
         }
         self.phase = (100, "done", "Done")
         self.bytes = (1234, 5678)
+        self.refusals: dict[str, int] = {}
+        self.queued = (0, 1 << 30)
+        self.account: AccountingState | None = None
         self.reload_error = ""
         self.asked: list[str] = []
         self.subscribers: list[Callable[[NodeEvent], None]] = []
@@ -106,8 +110,20 @@ class FakeView:
     def traffic(self) -> tuple[int, int]:
         return self.bytes
 
+    def accounting(self) -> AccountingState | None:
+        return self.account
+
+    def refused(self) -> dict[str, int]:
+        return self.refusals
+
+    def waiting(self) -> tuple[int, int]:
+        return self.queued
+
     def bootstrap(self) -> tuple[int, str, str]:
         return self.phase
+
+    def dormant(self) -> bool:
+        return False
 
     def newnym(self) -> None:
         self.asked.append("newnym")

@@ -28,11 +28,23 @@ from backrooms.control.view import (
     StreamChanged,
     clean_nickname,
 )
+from backrooms.node.accounting import AccountingState
 from tests.control.fakes import HOPS, circuit, relay, stream
 from tests.control.sessions import entered
 
 STEM_VERSION = re.compile(r"^\d+\.\d+\.\d+(\.\d+)?(-\S*)?(( \(\S*\))*)$")
 """What stem takes for a version of tor."""
+
+ACCOUNTING = {
+    "enabled": "1",
+    "hibernating": "soft",
+    "bytes": "1 2",
+    "bytes-left": "3 4",
+    "interval-start": "2027-01-15 08:00:00",
+    "interval-wake": "2027-01-15 09:00:00",
+    "interval-end": "2027-02-14 08:00:00",
+}
+"""In Tor's form (control-spec, GETINFO accounting/...)."""
 
 
 # -- GETINFO --
@@ -196,6 +208,15 @@ def test_process_keys() -> None:
     assert controller.say("GETINFO ip-to-country/192.0.2.1") == "551 GeoIP data not loaded"
 
 
+def test_accounting() -> None:
+    controller = entered()
+    assert controller.value("accounting/enabled") == "0"
+    assert controller.value("accounting/hibernating") == "awake"
+    assert controller.value("accounting/bytes-left") == "0 0"
+    controller.view.account = AccountingState("soft", 1, 2, 3, 4, 1_800_000_000.0, 1_800_003_600.0, 1_802_592_000.0)
+    assert {key: controller.value(f"accounting/{key}") for key in ACCOUNTING} == ACCOUNTING
+
+
 def test_listeners() -> None:
     controller = entered()
     assert controller.value("net/listeners/socks") == '"127.0.0.1:9050" "unix:/run/socks"'
@@ -211,6 +232,19 @@ def test_fingerprint() -> None:
     assert controller.say("GETINFO fingerprint") == "551 Not running in server mode"
     controller.view.fingerprint = HOPS[0][0]
     assert controller.value("fingerprint") == HOPS[0][0]
+
+
+def test_limits() -> None:
+    controller = entered()
+    controller.view.refusals = {"link: subnet rate": 2, "exit: BEGIN: too many streams": 11}
+    controller.view.queued = (123, 456)
+    assert controller.value("backrooms/limits") == ["exit: BEGIN: too many streams=11", "link: subnet rate=2"]
+    assert controller.value("backrooms/memory") == "123 456"
+    status = json.loads(str(controller.value("backrooms/status")))
+    assert status["refused"] == controller.view.refusals
+    assert status["memory"] == {"waiting": 123, "limit": 456}
+    controller.view.refusals = {}
+    assert controller.value("backrooms/limits") == ""
 
 
 def test_json_keys() -> None:

@@ -43,7 +43,7 @@ def test_create_then_open(tmp_path: Path) -> None:
     verifyObject(IKeyStore, store)
     assert mode(directory) == 0o700
     names = sorted(path.name for path in directory.iterdir())
-    assert names == ["identity.pem", f"onion-000001-{int(NOW)}.pem", "tls_cert.pem", "tls_key.pem"]
+    assert names == ["identity.pem", f"onion-000001-{int(NOW)}.pem", "schema", "tls_cert.pem", "tls_key.pem"]
     assert {mode(path) for path in directory.iterdir()} == {0o600}
     again = FileKeyStore.open(str(directory), NOW)
     assert again.identity() == store.identity() == identity(0).public

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,16 +43,16 @@ class Download(NamedTuple):
 
 
 class Network:
-    """A running network. `relays` and `client` are as in testnet.json."""
+    """A running network. `relays` and `client` are as in testnet.json; `prefix` is a command that runs all of it."""
 
-    def __init__(self, folder: Path, relays: int = 6, exits: int = 2) -> None:
+    def __init__(self, folder: Path, relays: int = 6, exits: int = 2, prefix: Sequence[str] = ()) -> None:
         self.folder = folder
         names = [f"relay{n + 1}" for n in range(relays - exits)] + [f"exit{n + 1}" for n in range(exits)]
         for number, name in enumerate(names):  # making RSA keys would take longer than all the rest
             state = folder / name / "state"
             state.mkdir(mode=0o700, parents=True)
             keys.key_store(state / "keys", number, time.time())
-        command = [sys.executable, "-m", "backrooms.cli.main", "testnet", "--dir", str(folder)]
+        command = [*prefix, sys.executable, "-m", "backrooms.cli.main", "testnet", "--dir", str(folder)]
         self._process = subprocess.Popen(
             [*command, "--relays", str(relays), "--exits", str(exits)],
             stdout=subprocess.PIPE,
@@ -157,10 +157,10 @@ class Network:
         return faults
 
 
-def start(folder: Path, relays: int = 6, exits: int = 2) -> Network:
+def start(folder: Path, relays: int = 6, exits: int = 2, prefix: Sequence[str] = ()) -> Network:
     """A network in `folder`, which may be there from a network before."""
     shutil.rmtree(folder, ignore_errors=True)
-    return Network(folder, relays, exits)
+    return Network(folder, relays, exits, prefix)
 
 
 def kill(pid: int) -> None:

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from backrooms.errors import ConfigError, CryptoError, RemoteProtocolError, WireError
 from backrooms.netdir import directory as directory_module
-from backrooms.netdir.descriptor import CERTIFICATE_LIFE, RECORD_LIFE, Descriptor, DocumentTimeError
+from backrooms.netdir.descriptor import (
+    CERTIFICATE_LIFE,
+    CLOCK_TOLERANCE,
+    RECORD_LIFE,
+    Descriptor,
+    DocumentTimeError,
+)
 from backrooms.netdir.directory import Directory
 from backrooms.wire.documents import (
     MAX_FETCH_IDS,
@@ -165,7 +171,7 @@ def test_bad_signatures_and_times_change_nothing() -> None:
     broken = new.record_raw[:-1] + bytes([new.record_raw[-1] ^ 1])
     with pytest.raises(CryptoError):
         directory.add(new.certificate.raw, broken, NOW + 5)
-    future = descriptor(0, now=NOW + 3700)
+    future = descriptor(0, now=NOW + CLOCK_TOLERANCE + 100)
     with pytest.raises(DocumentTimeError):
         directory.add(future.certificate.raw, future.record_raw, NOW)
     with pytest.raises(WireError):
@@ -176,15 +182,25 @@ def test_bad_signatures_and_times_change_nothing() -> None:
 
 def test_expire() -> None:
     directory = filled()
-    assert directory.expire(NOW + RECORD_LIFE + 3600) == []
+    assert directory.expire(NOW + RECORD_LIFE + CLOCK_TOLERANCE) == []
     late = descriptor(0, now=NOW + DAY, certificate=RELAYS[0].certificate)
     directory.add(None, late.record_raw, NOW + DAY)
     revision = directory.revision
-    gone = directory.expire(NOW + RECORD_LIFE + 3601)
+    now = NOW + RECORD_LIFE + CLOCK_TOLERANCE + 1
+    gone = directory.expire(now)
     assert {relay.id for relay in gone} == {RELAYS[1].id, RELAYS[2].id}
     assert [relay.id for relay in directory.relays()] == [late.id]
     assert directory.revision == revision + 1
-    assert directory.changed_at == NOW + RECORD_LIFE + 3601
+    assert directory.changed_at == now
+
+
+def test_what_was_taken_in_while_the_clock_was_ahead_goes_when_it_is_set() -> None:
+    directory = filled()
+    ahead = descriptor(0, now=NOW + DAY)
+    directory.add(ahead.certificate.raw, ahead.record_raw, NOW + DAY)
+    assert {relay.id for relay in directory.expire(NOW)} == {RELAYS[0].id}
+    directory.insert(RELAYS[0], NOW)
+    assert directory.expire(NOW) == []
 
 
 def test_a_relay_goes_with_its_certificate() -> None:
@@ -193,7 +209,7 @@ def test_a_relay_goes_with_its_certificate() -> None:
     end = NOW + CERTIFICATE_LIFE
     last = descriptor(0, now=end - 10, certificate=RELAYS[0].certificate)
     directory.add(last.certificate.raw, last.record_raw, end - 10)
-    assert len(directory.expire(end + 3601)) == 1
+    assert len(directory.expire(end + CLOCK_TOLERANCE + 1)) == 1
 
 
 def test_full_directory(monkeypatch: pytest.MonkeyPatch) -> None:

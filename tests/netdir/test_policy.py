@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backrooms.errors import ConfigError
-from backrooms.netdir.policy import PRIVATE_NETWORKS, ExitPolicy
+from backrooms.netdir.policy import PRIVATE_NETWORKS, ExitPolicy, is_private
 
 PRIVATE = [
     "127.0.0.1", "10.1.2.3", "192.168.1.1", "172.16.0.1", "172.31.255.255", "169.254.169.254", "100.64.0.1",
     "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "198.18.0.1", "::", "::1", "::ffff:127.0.0.1",
     "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "2001:0:1::",
-    "fe80::1", "fc00::1", "fd12::1", "ff02::1", "fec0::1",
+    "fe80::1", "fc00::1", "fd12::1", "ff02::1", "fec0::1", "192.0.2.7", "198.51.100.9", "203.0.113.200",
+    "192.88.99.1", "::ffff:0:10.0.0.1", "100::1", "1fff::1", "2001:1ff::1", "2001:10::1", "2001:db8::1",
+    "3fff:fff::1", "4000::1", "5f00::1", "fe79::1",
 ]  # fmt: skip
-PUBLIC = ["1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1", "::ffff:1.1.1.1", "2001:db8::1"]
+PUBLIC = [
+    "1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "192.0.3.1", "223.255.255.255", "2606:4700::1",
+    "::ffff:1.1.1.1", "2000::1", "2001:200::1", "2001:db7:ffff::1", "2003::1", "3ffe::1",
+]  # fmt: skip
 
 hosts = st.ip_addresses().map(str) | st.sampled_from(PRIVATE + PUBLIC)
 
@@ -104,7 +111,7 @@ def test_ports_of_names() -> None:
 def test_reduced_policy() -> None:
     policy = ExitPolicy.reduced()
     assert all(policy.may_allow_port(port) for port in (22, 80, 443, 993, 6667, 8080))
-    assert not any(policy.may_allow_port(port) for port in (25, 119, 135, 445, 6881))
+    assert not any(policy.may_allow_port(port) for port in (25, 119, 135, 139, 445, 1214, 4661, 6346, 6699, 6881))
     assert not policy.allows("127.0.0.1", 80)
 
 
@@ -173,11 +180,58 @@ def slow(texts: list[str], host: str, port: int) -> bool:
 
 
 def test_an_address_may_be_allowed_on_some_port() -> None:
-    policy = ExitPolicy.parse(["reject *:25", "reject 198.51.100.0/24:*", "accept *:80-443"])
-    assert policy.may_allow_address("192.0.2.7")
-    assert policy.may_allow_address("2001:db8::1")
-    assert not policy.may_allow_address("198.51.100.9")
+    policy = ExitPolicy.parse(["reject *:25", "reject 11.22.33.0/24:*", "accept *:80-443"])
+    assert policy.may_allow_address("1.1.1.1")
+    assert policy.may_allow_address("2600::1")
+    assert not policy.may_allow_address("11.22.33.9")
     assert not policy.may_allow_address("127.0.0.1")
     assert not policy.may_allow_address("::ffff:10.0.0.1")
     assert ExitPolicy.parse(["accept 127.0.0.0/8:*"]).may_allow_address("127.0.0.1")
-    assert not ExitPolicy.reject_all().may_allow_address("192.0.2.7")
+    assert not ExitPolicy.reject_all().may_allow_address("1.1.1.1")
+
+
+def test_private_ranges_are_those_of_the_protocol_document() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    block = re.search(r"\*\*Private addresses\*\*.*?\n((?: {4}\S[^\n]*\n)+)", text, re.DOTALL)
+    assert block is not None
+    assert [ipaddress.ip_network(one) for one in block[1].split()] == list(PRIVATE_NETWORKS)
+
+
+@given(st.ip_addresses())
+def test_what_python_knows_to_be_no_public_address_is_private(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    known = inner or address
+    if not known.is_global or known.is_multicast or known.is_reserved:
+        assert is_private(address)
+
+
+def test_a_relay_refuses_its_own_addresses() -> None:
+    own = ["11.1.2.3", "2600::1", "::ffff:11.9.9.9"]
+    policy = ExitPolicy.parse(["accept *:*"]).refusing(own)
+    assert not any(policy.allows(address, 80) for address in (*own, "::ffff:11.1.2.3", "11.9.9.9"))
+    assert policy.allows("11.1.2.4", 80)
+    assert policy.may_allow_port(80)
+    assert policy.refusing(own) is policy
+    assert ExitPolicy.parse(policy.lines()) == policy
+
+
+def test_a_relay_may_name_an_address_of_its_own() -> None:
+    policy = ExitPolicy.parse(["accept 11.1.2.3:80", "accept *:*"])
+    assert policy.refusing(["11.1.2.3"]) is policy
+    wide = ExitPolicy.parse(["accept 11.1.2.0/24:80"])
+    assert not wide.refusing(["11.1.2.3"]).allows("11.1.2.3", 80)
+
+
+def test_private_addresses_of_a_relay_need_no_rule() -> None:
+    """A network on one machine has its relays and its web server at one address."""
+    policy = ExitPolicy.parse(["accept *:*"], allow_private=True)
+    assert policy.refusing(["127.0.0.1", "::1"]) is policy
+    assert not ExitPolicy.parse(["accept *:*"]).refusing(["10.0.0.1"]).allows("10.0.0.1", 80)
+
+
+def test_own_addresses_count_as_rules() -> None:
+    full = ExitPolicy.parse(["accept *:80"] * 256)
+    with pytest.raises(ConfigError, match="257 rules"):
+        full.refusing(["11.1.2.3"])

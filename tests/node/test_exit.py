@@ -11,7 +11,8 @@ from zope.interface import implementer
 
 from backrooms.circuit.stream import Stream
 from backrooms.netdir.policy import ExitPolicy
-from backrooms.node.exit import HALF_CLOSED_TIME, Exit
+from backrooms.node.exit import Exit
+from backrooms.node.exitconnection import HALF_CLOSED_TIME
 from backrooms.node.requests import StreamRequest
 from backrooms.wire.relay import EndReason
 from tests.simnet.node import SimNetwork

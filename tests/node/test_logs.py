@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,3 +153,31 @@ def test_seldom() -> None:
     assert [seldom.is_due("a", now) for now in (0.0, 1.0, 9.9, 10.0, 11.0)] == [True, False, False, True, False]
     assert all(seldom.is_due(text, 11.0) for text in "bcd")
     assert seldom.is_due("a", 12.0), "it was forgotten for the others"
+
+
+# what is logged at all
+
+SOURCES = sorted((Path(__file__).parents[2] / "backrooms").rglob("*.py"))
+TELLTALE = {"host", "peer", "getPeer", "getHost", "addr", "source", "target", "destination", "request", "url", "user"}
+"""Names of what must not be logged, scrubbed or not: who talks, and to whom."""
+EMITTERS = {"debug", "info", "warn", "error", "critical", "failure", "emit"}
+
+
+def told(source: str) -> Iterator[tuple[int, set[str]]]:
+    """Of each call of a logger: its line and every name in what it logs."""
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in EMITTERS):
+            continue
+        if not (isinstance(node.func.value, ast.Name) and node.func.value.id in ("log", "_log")):
+            continue
+        inner = [one for value in (*node.args, *node.keywords) for one in ast.walk(value)]
+        names = {one.id for one in inner if isinstance(one, ast.Name)}
+        yield node.lineno, names | {one.attr for one in inner if isinstance(one, ast.Attribute)}
+
+
+def test_no_line_of_ours_is_made_of_hosts_or_users() -> None:
+    """Host names cannot be taken out of a line later, so they must not get into one."""
+    lines = [(path.name, line, names) for path in SOURCES for line, names in told(path.read_text())]
+    assert len(lines) > 40
+    assert [one for one in lines if one[2] & TELLTALE] == []
+    assert list(told('log.info("to {host}", host=request.host)')) == [(1, {"request", "host"})], "it would be seen"

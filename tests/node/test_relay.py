@@ -2,81 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 
-from backrooms.circuit.events import CircuitBuilt
-from backrooms.circuit.origin import HopKeys, OriginCircuit
+from backrooms.circuit.origin import HopKeys
 from backrooms.circuit.stream import Stream
-from backrooms.crypto.ntor import NtorClient
 from backrooms.errors import CircuitError
-from backrooms.node.relay import HANDSHAKES_PER_LINK, Relay
+from backrooms.node.relay import HANDSHAKES_PER_LINK
 from backrooms.wire.cell import CELL_SIZE, DestroyReason
-from backrooms.wire.extensions import ClientExtensions
 from backrooms.wire.relay import Extend, RelayCommand
 from tests import keys
 from tests.node.conftest import MakeNetwork
-from tests.simnet.node import SimNetwork, SimNode
-
-
-class Crafted:
-    """A circuit of the network's client along whatever path it is told."""
-
-    def __init__(self, network: SimNetwork, path: Sequence[HopKeys]) -> None:
-        self.network = network
-        self.events: list[Any] = []
-        self.ended: int | None = None
-        node = network.client.node
-        rng = network.client.host.rng
-        self.link = network.net.run_until(node.channels.link(path[0].relay_id))
-        queue = self.link.open_circuit(self, rng)
-        self.circuit_id = queue.circuit_id
-        minute = int(network.net.wall()) // 60
-        self.machine = OriginCircuit(
-            path,
-            keys.NETWORK_ID,
-            queue,
-            lambda handshake: self.link.channel.create(queue.circuit_id, handshake),
-            lambda: ClientExtensions(minute).encode(),
-            lambda: network.net.now,
-            rng,
-            self.events.append,
-        )
-        self.link.handle(self.circuit_id, self.machine.receive)
-        self.machine.start()
-
-    def created(self, handshake: bytes) -> None:
-        self.machine.created(handshake)
-
-    def destroyed(self, reason: int) -> None:
-        self.ended = reason
-        self.machine.close()
-
-    @property
-    def built(self) -> bool:
-        return any(isinstance(event, CircuitBuilt) for event in self.events)
-
-    def settle(self, limit: float = 30) -> None:
-        """Let time pass until the circuit is built or ended."""
-        self.network.net.run_until(lambda: self.built or self.ended is not None, limit)
-
-    def close(self) -> None:
-        self.machine.close()
-        self.link.release(self.circuit_id, DestroyReason.NONE, self.network.net.now)
-        self.network.net.run(0.5)
-
-
-def hop(node: SimNode) -> HopKeys:
-    descriptor = node.node.directory.get(node.id)
-    assert descriptor is not None
-    return HopKeys(node.id, descriptor.onion_key)
-
-
-def relay(node: SimNode) -> Relay:
-    assert node.node.relay is not None
-    return node.node.relay
+from tests.node.crafted import Crafted, create, handshake, hop, relay
+from tests.simnet.node import SimNetwork
 
 
 def test_a_crafted_circuit_works(network: SimNetwork) -> None:
@@ -206,35 +143,6 @@ def test_a_circuit_that_ends_while_it_is_extended_leaves_no_timer(network: SimNe
 
 
 # handshakes
-
-
-def handshake(network: SimNetwork, node: SimNode, onion_key: bytes | None = None, age: int = 0) -> bytes:
-    """A CREATE for a relay, `age` minutes old."""
-    keys_of = hop(node)
-    message = ClientExtensions(int(network.net.wall()) // 60 - age).encode()
-    rng = network.client.host.rng
-    return NtorClient.start(node.id, onion_key or keys_of.onion_key, keys.NETWORK_ID, message, rng)[1]
-
-
-class Waiting:
-    """The owner of a circuit that has only been asked for."""
-
-    def __init__(self) -> None:
-        self.ended: int | None = None
-        self.accepted = False
-
-    def created(self, handshake: bytes) -> None:
-        self.accepted = True
-
-    def destroyed(self, reason: int) -> None:
-        self.ended = reason
-
-
-def create(network: SimNetwork, link: Any, message: bytes) -> Waiting:
-    owner = Waiting()
-    queue = link.open_circuit(owner, network.client.host.rng)
-    link.channel.create(queue.circuit_id, message)
-    return owner
 
 
 def test_b4_replayed_old_and_misdirected_handshakes_are_refused_alike(network: SimNetwork) -> None:

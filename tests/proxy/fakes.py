@@ -183,11 +183,11 @@ class FakeOpener:
             return fail(StreamError(EndReason.RESOLVEFAILED))
         return succeed([Answer(address, 60) for address in self.addresses[request.host]])
 
-    def resolve_ptr(self, request: StreamRequest) -> Deferred[list[str]]:
+    def resolve_ptr(self, request: StreamRequest) -> Deferred[list[Answer]]:
         self.requests.append(request)
         if request.host not in self.names:
             return fail(StreamError(EndReason.RESOLVEFAILED))
-        return succeed(list(self.names[request.host]))
+        return succeed([Answer(name, 90) for name in self.names[request.host]])
 
 
 def check_protocols(opener: FakeOpener, stream: FakeStream) -> tuple[Opener, Stream]:

@@ -118,7 +118,7 @@ BAD = {
     "GET localhost": (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
     "GET IPv6": (b"GET / HTTP/1.1\r\nHost: [::1]:8118\r\n\r\n", 405),
     "POST": (b"POST / HTTP/1.0\r\n\r\n", 405),
-    "GET through the proxy": (b"GET http://example.com/ HTTP/1.1\r\nHost: example.com\r\n\r\n", 405),
+    "GET of a word": (b"GET page HTTP/1.1\r\nHost: evil.example\r\n\r\n", 400),
     "GET rebound": (b"GET / HTTP/1.1\r\nHost: evil.example:8118\r\n\r\n", 400),
     "OPTIONS rebound": (b"OPTIONS * HTTP/1.1\r\nHost: evil.example\r\n\r\n", 400),
     "OPTIONS": (b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1:8118\r\n\r\n", 200),

@@ -13,10 +13,10 @@ from twisted.internet.threads import deferToThread
 
 from backrooms.errors import ConfigError
 from backrooms.node.requests import StreamRequest
+from backrooms.proxy.events import Limits
 from backrooms.proxy.isolation import Isolation
 from backrooms.proxy.listeners import ProxyListener
 from backrooms.proxy.request import Request
-from backrooms.proxy.session import Limits
 from backrooms.proxy.socks import HTTP_PAGE, socks5_reply
 from backrooms.wire.relay import EndReason
 from tests.proxy.fakes import FakeOpener
@@ -195,6 +195,7 @@ async def test_connections_are_limited(proxies: Proxies) -> None:
     await until(lambda: len(proxies.listener) == 2)
     assert await exchange(port, b"") == b""
     assert len(proxies.listener) == 2
+    assert proxies.listener.refused == 1
     for application in first:
         application.close()
     await until(lambda: len(proxies.listener) == 0)

@@ -8,9 +8,7 @@ import pytest
 
 from backrooms.errors import CircuitError, PathError, StreamError
 from backrooms.node.requests import StreamRequest
-from backrooms.proxy.http import GRANTED, HttpParser
-from backrooms.proxy.opener import Stream
-from backrooms.proxy.session import (
+from backrooms.proxy.events import (
     Abort,
     Close,
     CloseWrite,
@@ -20,6 +18,8 @@ from backrooms.proxy.session import (
     Refused,
     ResumeReading,
 )
+from backrooms.proxy.http import GRANTED, HttpParser
+from backrooms.proxy.opener import Stream
 from backrooms.proxy.socks import HTTP_PAGE, SocksParser, socks5_reply
 from backrooms.wire.relay import EndReason
 from tests.proxy.application import CONNECT_4A, GRANTED_4A, REJECTED_4A, RESOLVE_4A, Application

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backrooms.proxy.events import CloseWrite, PauseReading, ResumeReading, State
 from backrooms.proxy.http import HttpParser
-from backrooms.proxy.session import CloseWrite, PauseReading, ResumeReading, State
 from backrooms.wire.relay import EndReason
 from tests.proxy.application import CONNECT_4A, RESOLVE_4A, Application
 from tests.proxy.fakes import FakeStream, Server

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ TRANSCRIPTS = {
     "socks4": (
         b"\x04\x01\x00\x50\x42\x66\x07\x63Fred\x00",
         b"",
-        Request("connect", "66.102.7.99", 80, "SOCKS4", b"Fred"),
+        Request("connect", "66.102.7.99", 80, "SOCKS4", b"Fred", literal=True),
     ),
     "socks4 without user": (b"\x04\x01\x01\xbb\x01\x02\x03\x04\x00", b"", ("1.2.3.4", 443, "SOCKS4")),
     "socks4a": (
@@ -78,7 +80,12 @@ TRANSCRIPTS = {
     "socks5 resolve_ptr": (
         GREETING + b"\x05\xf1\x00\x01\x01\x02\x03\x04\x00\x00",
         b"\x05\x00",
-        Request("resolve_ptr", "1.2.3.4", 0, "SOCKS5"),
+        Request("resolve_ptr", "1.2.3.4", 0, "SOCKS5", literal=True),
+    ),
+    "socks5 resolve_ptr IPv6": (
+        GREETING + b"\x05\xf1\x00\x04\x20\x01\x0d\xb8" + bytes(11) + b"\x01\x00\x00",
+        b"\x05\x00",
+        Request("resolve_ptr", "2001:db8::1", 0, "SOCKS5", literal=True),
     ),
     "socks5 longest": (
         b"\x05\xff" + bytes([2] * 255) + b"\x01\xff" + b"u" * 255 + b"\xff" + b"p" * 255
@@ -121,16 +128,15 @@ REFUSED = {
         GREETING + b"\x05\xf1\x00\x03\x01a\x00\x00",
         b"\x05\x00" + socks5_reply(8),
     ),
-    "GET": (b"GET / HTTP/1.1\r\n", HTTP_PAGE),
-    "CONNECT": (b"C", HTTP_PAGE),
+    **{f"HTTP {first}": (first.encode(), HTTP_PAGE) for first in "GHPCODTghpcodt"},
     "TLS": (b"\x16\x03\x01", b""),
     "garbage": (b"\xff" * 10_000, b""),
 }
 
 
-def drive(pieces: list[bytes]) -> tuple[bytes, Request | None, bytes]:
+def drive(pieces: list[bytes], **options: Any) -> tuple[bytes, Request | None, bytes]:
     """Everything that was answered, the request if there is one, and the early data."""
-    parser = SocksParser()
+    parser = SocksParser(**options)
     out = b""
     request = None
     for index, piece in enumerate(pieces):
@@ -161,6 +167,7 @@ def test_transcripts(name: str, early: bytes) -> None:
             assert request == expected
         else:
             assert (request.host, request.port, request.protocol) == expected
+            assert request.literal == (name != "socks5 literal as a name")
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
@@ -240,3 +247,65 @@ def test_secrets_stay_out_of_repr() -> None:
     request = drive([TRANSCRIPTS["socks5 user"][0]])[1]
     for secret in ("alice", "secret", "example.com"):
         assert secret not in repr(request)
+
+
+LOGIN = b"\x01\x05alice\x06secret"
+REFUSED_WITHOUT_PASSWORD = {
+    "4": (TRANSCRIPTS["socks4"][0], socks4_reply(0x5B)),
+    "4a": (TRANSCRIPTS["socks4a"][0], socks4_reply(0x5B)),
+    "5: not offered": (GREETING, b"\x05\xff"),
+    "5: wrong": (AUTH_GREETING + b"\x01\x05alice\x06Secret", b"\x05\x02\x01\x01"),
+    "5: empty": (AUTH_GREETING + b"\x01\x00\x00", b"\x05\x02\x01\x01"),
+    "5: as the user": (AUTH_GREETING + b"\x01\x06secret\x00", b"\x05\x02\x01\x01"),
+    "5: beginning": (AUTH_GREETING + b"\x01\x00\x05secre", b"\x05\x02\x01\x01"),
+    "5: skipped": (AUTH_GREETING + CONNECT_NAME, b"\x05\x02\x01\x01"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_WITHOUT_PASSWORD)
+def test_password(name: str) -> None:
+    data, answer = REFUSED_WITHOUT_PASSWORD[name]
+    for pieces in ([data], trickle(data)):
+        assert drive(pieces, password=b"secret") == (answer, None, b"")
+
+
+def test_the_user_name_stays_free() -> None:
+    for user in (b"\x00", b"\x05alice", b"\x09level=low"):
+        sent = AUTH_GREETING + b"\x01" + user + b"\x06secret" + CONNECT_NAME
+        out, request, _ = drive(trickle(sent), password=b"secret")
+        assert out == b"\x05\x02\x01\x00"
+        assert request is not None
+        assert request.user == user[1:]
+
+
+@given(st.binary(max_size=60))
+@example(b"\x05\x01\x02\x01\x00\x06secret" + CONNECT_NAME)
+def test_nobody_gets_in_without_the_password(data: bytes) -> None:
+    for start in (b"", GREETING, AUTH_GREETING, AUTH_GREETING + b"\x01\x00"):
+        request = drive([start + data], password=b"secret")[1]
+        assert request is None or b"\x06secret" in start + data
+
+
+def test_extended_errors_tell_of_services_only() -> None:
+    def codes(name: bytes, **options: Any) -> dict[int, int]:
+        parser = SocksParser(**options)
+        sent = b"\x05\x01\x00\x03" + bytes([len(name)]) + name + b"\x00\x50"
+        assert parser.receive(GREETING + sent) is not None
+        return {reason: parser.failed(reason)[1] for reason in range(256)}
+
+    plain = codes(b"some.backrooms")
+    assert max(plain.values()) < 9
+    assert codes(b"example.com", extended_errors=True) == plain
+    assert codes(b"backrooms.example", extended_errors=True) == plain
+    for name in (b"some.backrooms", b"Some.Onion."):
+        extended = codes(name, extended_errors=True)
+        changed = {reason: code for reason, code in extended.items() if code != plain[reason]}
+        assert changed == {
+            EndReason.RESOLVEFAILED: 0xF0,
+            EndReason.NOROUTE: 0xF3,
+            EndReason.DESTROY: 0xF3,
+            EndReason.TIMEOUT: 0xF7,
+        }
+    four = SocksParser(extended_errors=True)
+    assert four.receive(b"\x04\x01\x00\x50\x00\x00\x00\x01\x00a.onion\x00") is not None
+    assert four.failed(EndReason.TIMEOUT) == socks4_reply(0x5B)

@@ -35,7 +35,8 @@ def is_loopback(ip: str) -> bool:
 class Host:
     """A machine with one process on it, whose reactor is `reactor`.
 
-    `off` is a machine without power: nothing answers. `rng` is the host's own source of randomness.
+    `off` is a machine without power: nothing answers. `rng` is the host's own source of randomness. `public` is where
+    others see its IPv4 connections come from, `forwarded` the ports that lead to it there (see `SimNet.nat`).
     """
 
     def __init__(self, net: SimNet, name: str, addresses: tuple[str, ...]) -> None:
@@ -43,6 +44,8 @@ class Host:
         self.name = name
         self.addresses = addresses
         self.off = False
+        self.public: str | None = None
+        self.forwarded: dict[int, int] = {}
         self.rng = random.Random(f"{net.seed}/{name}")
         self.sockets: dict[int, SimSocket] = {}
         self.listeners: dict[tuple[str, int], SimSocket] = {}
@@ -121,11 +124,27 @@ class Host:
     def ephemeral(self, ip: str) -> Address:
         """An address of ours with a fresh port, for a socket that goes to (or is bound to) `ip`."""
         port = next(self._ports)
-        if ip in WILDCARDS or is_loopback(ip):
+        if ip in WILDCARDS or is_loopback(ip) or ip in self.addresses:
             own = ip
         else:
             own = next((mine for mine in self.addresses if (":" in mine) == (":" in ip)), self.address)
         return (own, port, 0, 0) if ":" in own else (own, port)
+
+    def has_family(self, ip: str) -> bool:
+        """Whether the host has an address of the family of `ip`."""
+        return is_loopback(ip) or any((":" in mine) == (":" in ip) for mine in self.addresses)
+
+    def outside(self, address: Address) -> Address:
+        """An address of ours as others see it."""
+        translated = self.public is not None and ":" not in address[0] and not is_loopback(address[0])
+        return (self.public, *address[1:]) if translated else address
+
+    def inside(self, address: Address) -> Address | None:
+        """What an address that others connect to is for us; None where the NAT lets nothing through."""
+        if self.public is None or address[0] != self.public:
+            return address
+        port = self.forwarded.get(address[1])
+        return (self.address, port) if port is not None else None
 
     def listener(self, address: Address) -> SimSocket | None:
         """Who listens there."""
@@ -189,7 +208,24 @@ class SimNet:
 
     def find(self, source: Host, ip: str) -> Host | None:
         """The host that `ip` leads to from `source`."""
-        return source if is_loopback(ip) else self._addresses.get(ip)
+        found = source if is_loopback(ip) else self._addresses.get(ip)
+        if found is None or found is source or found.outside((ip,))[0] == ip:
+            return found
+        return None  # an address behind a NAT
+
+    def nat(self, host: Host, public: str, forward: dict[int, int] | None = None) -> None:
+        """Put a host's IPv4 behind a NAT: others see it at `public`, and reach the ports (outer to inner) in `forward`.
+
+        Its connections end with a reset: do it again, and its address changes.
+        """
+        if self._addresses.get(public, host) is not host:
+            raise ValueError(f"{public} belongs to {self._addresses[public].name} already")
+        if host.public is not None:
+            del self._addresses[host.public]
+        self._addresses[public] = host
+        host.public, host.forwarded = public, dict(forward or {})
+        for sock in list(host.sockets.values()):
+            sock.cut_off()
 
     def path(self, source: Host, target: Host) -> Path:
         """The way from one host to another."""

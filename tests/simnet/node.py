@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ listen = []
 [relay]
 enabled = true
 addresses = ["tls:{address}:{port}"]
+contact = "operator@example.org"
 [exit]
 enabled = {exit}
 policy = ["accept *:*"]
@@ -49,6 +51,8 @@ http = []
 [node]
 nickname = "{name}"
 network = "../network.toml"
+[client]
+allow_private = true
 [control]
 listen = []
 [[socks]]
@@ -87,6 +91,17 @@ class SimNode:
         config = Config.parse(self._config, self.folder)
         self.node = Node(config, self.host.reactor, self.host.rng, store)
 
+    def configure(self, table: str, **options: Any) -> None:
+        """Set options of a table that the configuration has, before the node is started."""
+        head, found, rest = self._config.partition(f"[{table}]\n")
+        assert found, table
+        mine, bracket, others = rest.partition("\n[")
+        lines = [line for line in mine.splitlines() if line.partition(" = ")[0] not in options]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in options.items()]
+        self._config = head + found + "\n".join(lines) + bracket + others
+        if not self.host.reactor.dead:
+            self._make()
+
     def start(self) -> None:
         """Start the node, after a reboot a new one with the old one's state."""
         if self.host.reactor.dead:
@@ -103,15 +118,23 @@ class SimNode:
 class SimNetwork:
     """`relays` relays of which the last `exits` are exits, a client, and a host `web` outside of the network.
 
-    `folder` takes the nodes' state. The relays' keys are those of `tests.keys`. Every host has a /16 of its own.
+    `folder` takes the nodes' state. The relays' keys are those of `tests.keys`. Every host has a /16 of its own;
+    `places(number)` may give the addresses of a relay's host.
     """
 
     def __init__(
-        self, folder: Path, *, relays: int = 6, exits: int = 2, seed: int = 0, link: Link | None = None
+        self,
+        folder: Path,
+        *,
+        relays: int = 6,
+        exits: int = 2,
+        seed: int = 0,
+        link: Link | None = None,
+        places: Callable[[int], tuple[str, ...]] = lambda number: (),
     ) -> None:
         # Nodes on a reactor that is not real take its time as the wall time, too.
         self.net = SimNet(seed, link, start=EPOCH)
-        hosts = [self.net.host(f"relay{number}") for number in range(relays)]
+        hosts = [self.net.host(f"relay{number}", *places(number)) for number in range(relays)]
         contacts = tuple(
             Contact(keys.identity(number).public.id, f"tls:{host.address}:{RELAY_PORT}")
             for number, host in enumerate(hosts[:CONTACTS])

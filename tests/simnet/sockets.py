@@ -126,7 +126,7 @@ class SimSocket:
         if self.remote is not None:
             return errno.EALREADY
         target = self.host.net.find(self.host, address[0])
-        if target is None:
+        if target is None or not self.host.has_family(address[0]):
             return errno.ENETUNREACH
         if not self.local[1]:
             self.local = self.host.ephemeral(self.local[0] or address[0])
@@ -230,6 +230,12 @@ class SimSocket:
             self._received += data
             self.poke()
 
+    def cut_off(self) -> None:
+        """A box on the way has forgotten the connection: both ends hear of a reset."""
+        if self.connected and self.out is not None:
+            self.out.reset()
+            self._fail(errno.ECONNRESET)
+
     def timed_out(self) -> None:
         """The other end has not answered for too long."""
         self._fail(errno.ETIMEDOUT)
@@ -281,9 +287,10 @@ class SimSocket:
         assert self.remote is not None
         there = net.path(self.host, target)
         back = net.path(target, self.host)
-        listener = target.listener(self.remote)
+        here = target.inside(self.remote)
+        listener = target.listener(here) if here is not None else None
         full = listener is not None and len(listener._queue) + listener._half_open >= listener.backlog
-        if there.blocked or back.cut or full:
+        if there.blocked or back.cut or full or here is None:
             net.clock.call_later(max(0.0, again_at - net.clock.now), None, self._connect, target)
             return
         trip = back.trip(SYN_RTO)
@@ -292,7 +299,7 @@ class SimSocket:
             return
         server = target.socket(listener.process, self.family)
         server._listener = listener
-        server.local, server.remote = self.remote, self.local
+        server.local, server.remote = here, self.local if target is self.host else self.host.outside(self.local)
         server.send_limit = listener.send_limit
         server.receive_buffer = listener.receive_buffer
         listener._half_open += 1

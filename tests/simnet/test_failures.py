@@ -13,6 +13,7 @@ from twisted.internet.error import (
     ConnectionDone,
     ConnectionLost,
     ConnectionRefusedError,
+    NoRouteError,
 )
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.protocol import Factory
@@ -143,3 +144,45 @@ def test_a_large_network_is_fast_enough() -> None:
     assert len(servers) == len(greetings) == 990
     assert all(server.received == b"hello" for server in servers)
     assert time.perf_counter() - begin < 5
+
+
+def test_a_nat_hides_the_host_and_lets_in_what_is_forwarded() -> None:
+    net = SimNet(1)
+    inside, outside = net.host("inside", "192.168.1.2", "2001:db8::2"), net.host("outside", "203.0.113.1")
+    net.nat(inside, "198.51.100.1", {80: 8080})
+    served: dict[str, list[Recorder]] = {"inside": [], "outside": []}
+    inside.reactor.listenTCP(8080, accepting(net, Recorder, served["inside"]))
+    outside.reactor.listenTCP(7, accepting(net, Recorder, served["outside"]))
+
+    def connect(source: Host, ip: str, port: int) -> Recorder:
+        endpoint = TCP4ClientEndpoint(source.reactor, ip, port)
+        made: Recorder = net.run_until(endpoint.connect(Factory.forProtocol(lambda: Recorder(net))))
+        return made
+
+    out = connect(inside, outside.address, 7)
+    net.run(1)
+    assert served["outside"][0].tcp.getPeer().host == "198.51.100.1"
+    back = connect(outside, "198.51.100.1", 80)
+    back.tcp.write(b"hello")
+    net.run(1)
+    assert served["inside"][0].received == b"hello"
+    assert isinstance(refused(net, outside, "198.51.100.1", 8080, 10), ConnectTimeout)
+    assert isinstance(refused(net, outside, "192.168.1.2", 8080, 10), NoRouteError)
+    connect(inside, "192.168.1.2", 8080)
+
+    net.nat(inside, "198.51.100.2")
+    net.run(1)
+    assert ended_by(out, ConnectionLost)
+    assert ended_by(served["outside"][0], ConnectionLost)
+    assert isinstance(refused(net, outside, "198.51.100.1", 80, 10), NoRouteError)
+    assert isinstance(refused(net, outside, "198.51.100.2", 80, 10), ConnectTimeout)
+    connect(inside, outside.address, 7)
+    net.run(1)
+    assert served["outside"][1].tcp.getPeer().host == "198.51.100.2"
+
+
+def test_a_host_without_ipv6_has_no_route_there() -> None:
+    net = SimNet(1)
+    old, new = net.host("old", "192.0.2.1"), net.host("new", "192.0.2.2", "2001:db8::2")
+    assert isinstance(refused(net, old, "2001:db8::2", 7), NoRouteError)
+    assert isinstance(refused(net, new, "2001:db8::2", 7), ConnectionRefusedError)

@@ -6,15 +6,16 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer
@@ -157,7 +158,7 @@ class Loopback:
         self.accepted.append(protocol)
         return protocol
 
-    async def start(self, address: str = "127.0.0.1:0") -> Loopback:
+    async def start(self, address: str = "127.0.0.1:0") -> Self:
         factory = PlainFactory(self._build)
         self._port = await self.transport.server_endpoint(reactor, address).listen(factory)
         return self
@@ -197,6 +198,15 @@ def dial(address: str, transport: TlsTransport | None = None) -> Deferred[Any]:
     transport = transport or TlsTransport(NETWORK_ID)
     connecting: Deferred[Any] = transport.client_endpoint(reactor, address).connect(PlainFactory(Recorder))
     return connecting
+
+
+def client_hello() -> bytes:
+    """The first bytes of a client of ours."""
+    client = SSL.Connection(TlsTransport(NETWORK_ID).client_context(), None)
+    client.set_connect_state()
+    with suppress(SSL.WantReadError):
+        client.do_handshake()
+    return bytes(client.bio_read(65_536))
 
 
 async def until(condition: Callable[[], Any], seconds: float = SECONDS) -> None:

@@ -7,7 +7,7 @@ import socket
 import pytest
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 
-from backrooms.transport import pipe
+from backrooms.transport import handshake
 from backrooms.transport.tls import TransportError
 from tests.transport.loopback import Loopback, Recorder, Source, pause, until
 
@@ -170,8 +170,8 @@ async def test_changed_bytes_end_the_connection() -> None:
 
 
 async def test_a_peer_that_never_closes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pipe.CLOSE_SECONDS == 5
-    monkeypatch.setattr(pipe, "CLOSE_SECONDS", 0.1)
+    assert handshake.CLOSE_SECONDS == 5
+    monkeypatch.setattr(handshake, "CLOSE_SECONDS", 0.1)
     server = await Loopback().start()
     client, accepted = await server.pair()
     client.pipe.pauseProducing()  # hears no close_notify
@@ -183,7 +183,7 @@ async def test_a_peer_that_never_closes(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_a_peer_that_reads_nothing_can_still_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipe, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(handshake, "CLOSE_SECONDS", 0.1)
     server = await Loopback().start()
     client, accepted = await server.pair()
     client.pipe.pauseProducing()

@@ -13,6 +13,7 @@ from twisted.internet.error import ConnectionDone
 
 from backrooms.channel.machine import Channel, LinkOpen, SignRequest
 from backrooms.transport.tls import TlsTransport
+from backrooms.transport.tuning import READ_SIZE
 from backrooms.wire.cell import CELL_SIZE, CELLS_PER_RECORD, CellCommand, pack_cell
 from tests.keys import NETWORK_ID, identity
 from tests.transport.loopback import Loopback, PlainFactory, Recorder, Source, pause, until
@@ -95,6 +96,7 @@ async def test_a_stalled_reader_stops_the_source() -> None:
         await pause(0.15)
     assert source.sent * source.size < KERNEL_BYTES
     assert accepted.size == 0
+    assert accepted.pipe.held == 0, "nothing was read"
     unsent = client.pipe._tcp
     waiting = len(unsent.dataBuffer) - unsent.offset + unsent._tempDataLen
     assert waiting < source.size + 4_096  # one write, encrypted
@@ -118,6 +120,7 @@ class Sipping(Recorder):
         super().dataReceived(data)
         self.paused = True
         self.pipe.pauseProducing()
+        assert 0 < self.pipe.held <= READ_SIZE
         reactor.callLater(0, self.again)
 
     def again(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.threads import deferToThread
 
-from backrooms.transport import pipe, tls
+from backrooms.transport import handshake
 from backrooms.transport.tls import TlsTransport, TransportError
 from tests.keys import NETWORK_ID
 from tests.transport.loopback import (
@@ -112,7 +112,6 @@ async def test_garbage(words: bytes) -> None:
     await until(lambda: server.refused)
     assert "TLS" in server.refused[0]
     assert server.accepted == []
-    assert server.transport.handshakes == 0
     await server.stop()
 
 
@@ -131,8 +130,8 @@ async def test_nobody_listens() -> None:
 
 
 async def test_a_silent_peer_costs_ten_seconds_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pipe.HANDSHAKE_SECONDS == 10
-    monkeypatch.setattr(pipe, "HANDSHAKE_SECONDS", 0.05)
+    assert handshake.HANDSHAKE_SECONDS == 10
+    monkeypatch.setattr(handshake, "HANDSHAKE_SECONDS", 0.05)
     server = await Loopback().start()
 
     def wait() -> bytes:
@@ -166,34 +165,6 @@ async def test_cancelling_closes_the_connection() -> None:
         connecting.cancel()
         await until(lambda: failed)
         assert failed[0].check(TransportError)
-
-
-async def test_who_is_not_admitted_costs_nothing() -> None:
-    server = await Loopback().start()
-    asked: list[Any] = []
-
-    def admit(address: Any) -> bool:
-        asked.append(address.host)
-        return False
-
-    server.transport.admit = admit
-    assert (await refusal(server.address)).startswith("the connection ")
-    assert asked == ["127.0.0.1"]
-    assert server.refused == []
-    await server.stop()
-
-
-async def test_handshakes_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls, "MAX_HANDSHAKES", 2)
-    server = await Loopback().start()
-    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
-    await until(lambda: server.transport.handshakes == 2)
-    assert (await refusal(server.address)).startswith("the connection ")
-    for one in idle:
-        one.close()
-    await until(lambda: server.transport.handshakes == 0)
-    client, _ = await server.pair()
-    await server.stop(client)
 
 
 async def test_a_factory_may_decline() -> None:
