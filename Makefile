@@ -19,7 +19,7 @@ DEBIAN_PACKAGES := bind9-dnsutils chromium curl git libnss-wrapper mandoc netcat
 help:
 	@echo 'make run        run a local network: 6 relays and a client (ARGS="--relays 12" for more)'
 	@echo 'make test       run all tests (ARGS="-k timers" for some)'
-	@echo 'make soak       the tests that take minutes (ten at least)'
+	@echo 'make soak       the tests that take long (about an hour; BACKROOMS_FUZZ_RUNS=100000 for less)'
 	@echo 'make test-deps  install the Debian packages that some tests need'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make bench      measure against C tor, write bench/RESULTS.md'

@@ -81,7 +81,7 @@ def test_hangup_reads_the_configuration_again(fragile: Network, site: Site) -> N
     config.write_text(text + "\nnonsense\n")
     os.kill(pid, signal.SIGHUP)
     assert wait_until(lambda: "the configuration stays as it was" in fragile.log("client"), 5)
-    config.write_text(text + '\n[client]\nlevel = "low"\n[log]\nlevel = "warn"\n')
+    config.write_text(text.replace("[client]", '[log]\nlevel = "warn"\n[client]\nlevel = "low"'))
     os.kill(pid, signal.SIGHUP)
     assert wait_until(lambda: fragile.ask("status")["level"] == "low", 5)
     assert is_alive(pid)

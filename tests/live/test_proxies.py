@@ -198,6 +198,8 @@ class Guarded:
 network = "{network.folder}/network.toml"
 [path]
 distinct_subnets = false
+[client]
+allow_private = true
 [[socks]]
 listen = "tcp:{self.socks}:interface=127.0.0.1"
 password = "{PASSWORD}"

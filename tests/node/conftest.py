@@ -41,6 +41,16 @@ def network(make: MakeNetwork) -> SimNetwork:
 
 
 @pytest.fixture
+def quiet(network: SimNetwork) -> SimNetwork:
+    """The same without circuits, but for those that a test makes itself."""
+    circuits = network.client.node.circuits
+    assert circuits is not None
+    circuits.stop()
+    network.net.run(2)
+    return network
+
+
+@pytest.fixture
 def relays(make: MakeNetwork) -> SimNetwork:
     """Six relays that know each other. The client is not started, so there are no circuits."""
     network = make()

@@ -84,9 +84,9 @@ class Deaf(Protocol):
 # what is counted
 
 
-def test_cells_are_counted_wherever_they_wait(network: SimNetwork) -> None:
-    guard = network.relays[2]
-    (one,) = built(network, guard, network.exits[0])
+def test_cells_are_counted_wherever_they_wait(quiet: SimNetwork) -> None:
+    guard = quiet.relays[2]
+    (one,) = built(quiet, guard, quiet.exits[0])
     before = memory(guard).measure()
     fill(towards(guard, one), 10)
     fill(onwards(guard, one), 5)
@@ -98,21 +98,21 @@ def test_cells_are_counted_wherever_they_wait(network: SimNetwork) -> None:
     assert guard.node.view.waiting() == (memory(guard).total(), memory(guard).limit)
 
 
-def test_an_unfinished_link_message_is_counted(network: SimNetwork) -> None:
-    guard = network.relays[2]
-    link = Stranger(network).connect(guard)
+def test_an_unfinished_link_message_is_counted(quiet: SimNetwork) -> None:
+    guard = quiet.relays[2]
+    link = Stranger(quiet).connect(guard)
     for cell in fragment(bytes(20_000))[:3]:
         link.channel.mux.control(cell)
-    network.net.run(1)
+    quiet.net.run(1)
     assert memory(guard).measure()["link messages"] == 3 * 4085
 
 
-def test_handshakes_that_wait_are_counted(network: SimNetwork) -> None:
-    guard = network.relays[2]
-    link = Stranger(network).connect(guard)
+def test_handshakes_that_wait_are_counted(quiet: SimNetwork) -> None:
+    guard = quiet.relays[2]
+    link = Stranger(quiet).connect(guard)
     for _ in range(5):
         link.channel.create(link.channel.new_circuit_id(), bytes(1400))
-    network.net.run_until(lambda: relay(guard).waiting)
+    quiet.net.run_until(lambda: relay(guard).waiting)
     assert memory(guard).measure()["handshakes"] >= 1400
 
 
@@ -140,8 +140,8 @@ def test_streams_and_sockets_are_counted_at_both_ends(network: SimNetwork) -> No
     assert memory(network.client).total() == 0
 
 
-def test_a_look_is_due_before_the_bound_can_be_passed(network: SimNetwork) -> None:
-    one, turn = memory(network.relays[2]), network.relays[2].node.turn
+def test_a_look_is_due_before_the_bound_can_be_passed(quiet: SimNetwork) -> None:
+    one, turn = memory(quiet.relays[2]), quiet.relays[2].node.turn
     one.limit = 400 * MIB
     assert 80 * MIB < turn.watch_at - turn.received <= 400 * MIB / CLOSER
     one.limit = 16 * MIB
@@ -157,8 +157,8 @@ def test_a_look_is_due_before_the_bound_can_be_passed(network: SimNetwork) -> No
     assert turn.watch_at >= turn.received + LEAST_STEP
 
 
-def test_a_fault_of_the_look_is_logged_and_harms_nobody(network: SimNetwork, clean: Any) -> None:
-    one, turn = memory(network.relays[2]), network.relays[2].node.turn
+def test_a_fault_of_the_look_is_logged_and_harms_nobody(quiet: SimNetwork, clean: Any) -> None:
+    one, turn = memory(quiet.relays[2]), quiet.relays[2].node.turn
     one._channels = None  # type: ignore[assignment]
     turn.received = int(turn.watch_at) + 1
     with turn:
@@ -170,9 +170,9 @@ def test_a_fault_of_the_look_is_logged_and_harms_nobody(network: SimNetwork, cle
 # who goes
 
 
-def test_the_biggest_goes_first(network: SimNetwork, said: list[str]) -> None:
-    guard = network.relays[2]
-    circuits = built(network, guard, network.exits[0], count=4)
+def test_the_biggest_goes_first(quiet: SimNetwork, said: list[str]) -> None:
+    guard = quiet.relays[2]
+    circuits = built(quiet, guard, quiet.exits[0], count=4)
     for one, cells in zip(circuits, (40, 30, 60, 50), strict=True):
         fill(onwards(guard, one), cells)
     allow(guard, 0.5)
@@ -184,9 +184,9 @@ def test_the_biggest_goes_first(network: SimNetwork, said: list[str]) -> None:
     assert sum("wait in queues" in line for line in said) == 1
 
 
-def test_both_directions_of_a_circuit_count(network: SimNetwork) -> None:
-    guard = network.relays[2]
-    circuits = built(network, guard, network.exits[0], count=3)
+def test_both_directions_of_a_circuit_count(quiet: SimNetwork) -> None:
+    guard = quiet.relays[2]
+    circuits = built(quiet, guard, quiet.exits[0], count=3)
     fill(onwards(guard, circuits[0]), 30)
     fill(onwards(guard, circuits[1]), 20)
     fill(towards(guard, circuits[1]), 20)
@@ -195,10 +195,10 @@ def test_both_directions_of_a_circuit_count(network: SimNetwork) -> None:
     assert ended(circuits) == [1]
 
 
-def test_many_small_circuits_of_one_go_before_the_big_one_of_another(network: SimNetwork) -> None:
-    guard = network.relays[2]
-    attackers = built(network, guard, network.exits[0], source=Stranger(network), count=12)
-    (honest,) = built(network, guard, network.exits[0])
+def test_many_small_circuits_of_one_go_before_the_big_one_of_another(quiet: SimNetwork) -> None:
+    guard = quiet.relays[2]
+    attackers = built(quiet, guard, quiet.exits[0], source=Stranger(quiet), count=12)
+    (honest,) = built(quiet, guard, quiet.exits[0])
     fill(towards(guard, honest), 200)
     for one in attackers:
         fill(onwards(guard, one), 40)
@@ -209,11 +209,11 @@ def test_many_small_circuits_of_one_go_before_the_big_one_of_another(network: Si
     assert guard.node.sheds["memory: circuit ended"] == len(gone)
 
 
-def test_a_client_whose_circuits_are_all_small_loses_its_link(network: SimNetwork) -> None:
+def test_a_client_whose_circuits_are_all_small_loses_its_link(quiet: SimNetwork) -> None:
     """A DESTROY for each would be a cell that waits, too."""
-    guard = network.relays[2]
-    attackers = built(network, guard, network.exits[0], source=Stranger(network), count=30)
-    (honest,) = built(network, guard, network.exits[0])
+    guard = quiet.relays[2]
+    attackers = built(quiet, guard, quiet.exits[0], source=Stranger(quiet), count=30)
+    (honest,) = built(quiet, guard, quiet.exits[0])
     fill(towards(guard, honest), 100)
     for one in attackers:
         fill(towards(guard, one), 10)
@@ -226,13 +226,12 @@ def test_a_client_whose_circuits_are_all_small_loses_its_link(network: SimNetwor
 
 
 @pytest.mark.parametrize("much", [False, True])
-def test_a_relays_link_is_shared_and_goes_last_unless_it_is_to_blame(network: SimNetwork, much: bool) -> None:
-    first, second = network.relays[2:4]
-    circuits = built(network, first, second, network.exits[0], count=3)
-    (link,) = [one for one in second.node.channels.links if one.peer_id == first.id and one.open]
-    for circuit in list(relay(second).circuits):
-        if circuit.link is link:
-            fill(circuit.link.channel.mux._queues[circuit.circuit_id], 30)
+def test_a_relays_link_is_shared_and_goes_last_unless_it_is_to_blame(quiet: SimNetwork, much: bool) -> None:
+    first, second = quiet.relays[2:4]
+    circuits = built(quiet, first, second, quiet.exits[0], count=3)
+    (link,) = {circuit.link for circuit in relay(second).circuits}
+    for circuit in relay(second).circuits:
+        fill(link.channel.mux._queues[circuit.circuit_id], 30)
     cells = 1 + MUCH // CELL_MEMORY if much else 80
     for _ in range(cells):
         link.channel.mux.control(CELL)
@@ -242,7 +241,7 @@ def test_a_relays_link_is_shared_and_goes_last_unless_it_is_to_blame(network: Si
     else:
         assert set(second.node.sheds) == {"memory: circuit ended"}
         assert link.open
-    network.net.run(1)
+    quiet.net.run(1)
     assert all(one.ended == DestroyReason.DESTROYED for one in circuits if one.ended is not None)
 
 
@@ -262,24 +261,24 @@ def test_circuits_of_our_own_are_not_spared(network: SimNetwork) -> None:
 # with real traffic
 
 
-def test_who_never_reads_is_ended_and_an_honest_transfer_completes(network: SimNetwork) -> None:
+def test_who_never_reads_is_ended_and_an_honest_transfer_completes(quiet: SimNetwork) -> None:
     """A stranger asks for much on many circuits and stops reading; somebody else loads a file through that relay."""
-    guard, exit_node = network.relays[2], network.exits[0]
-    serve(network, 3 * MIB)
-    stranger = Stranger(network)
-    attackers = built(network, guard, exit_node, source=stranger, count=40)
-    (honest,) = built(network, guard, exit_node)
+    guard, exit_node = quiet.relays[2], quiet.exits[0]
+    serve(quiet, 3 * MIB)
+    stranger = Stranger(quiet)
+    attackers = built(quiet, guard, exit_node, source=stranger, count=40)
+    (honest,) = built(quiet, guard, exit_node)
     memory(guard).limit = 2 * MIB
     for one in attackers:
         Download(one)
-    network.net.run(0.1)
+    quiet.net.run(0.1)
     stranger.host.freeze()
     download = Download(honest)
     most = 0
     while download.received < 3 * MIB:
         before = download.received
         for _ in range(20):
-            network.net.run(0.05)
+            quiet.net.run(0.05)
             most = max(most, memory(guard).total())
         assert download.received > before, "it goes on all the time"
     assert honest.ended is None
@@ -289,12 +288,12 @@ def test_who_never_reads_is_ended_and_an_honest_transfer_completes(network: SimN
     stranger.host.thaw()
 
 
-def test_a_destination_that_never_reads_costs_the_circuits_that_feed_it(network: SimNetwork) -> None:
-    guard, exit_node = network.relays[2], network.exits[0]
-    network.web.reactor.listenTCP(81, Factory.forProtocol(Deaf))
-    serve(network, MIB)
-    attackers = built(network, guard, exit_node, source=Stranger(network), count=10)
-    (honest,) = built(network, network.relays[3], exit_node)
+def test_a_destination_that_never_reads_costs_the_circuits_that_feed_it(quiet: SimNetwork) -> None:
+    guard, exit_node = quiet.relays[2], quiet.exits[0]
+    quiet.web.reactor.listenTCP(81, Factory.forProtocol(Deaf))
+    serve(quiet, MIB)
+    attackers = built(quiet, guard, exit_node, source=Stranger(quiet), count=10)
+    (honest,) = built(quiet, quiet.relays[3], exit_node)
     memory(exit_node).limit = 2 * MIB
     streams = []
     for one in attackers:
@@ -302,14 +301,14 @@ def test_a_destination_that_never_reads_costs_the_circuits_that_feed_it(network:
             stream = Stream()
             one.machine.begin(stream, "web.example", 81)
             streams.append(stream)
-    network.net.run(1)
+    quiet.net.run(1)
     # More than the socket takes, in pieces so that the credit is used to its end.
     for stream in streams:
-        stream.receive(bytes(MIB), network.net.now)
+        stream.receive(bytes(MIB), quiet.net.now)
     download = Download(honest)
     most = 0
     for _ in range(200):
-        network.net.run(0.05)
+        quiet.net.run(0.05)
         most = max(most, memory(exit_node).total())
     assert download.received == MIB
     assert most <= memory(exit_node).limit + SLACK
@@ -317,12 +316,12 @@ def test_a_destination_that_never_reads_costs_the_circuits_that_feed_it(network:
     assert honest.ended is None
 
 
-def test_below_the_bound_nothing_is_looked_at_twice(network: SimNetwork) -> None:
+def test_below_the_bound_nothing_is_looked_at_twice(quiet: SimNetwork) -> None:
     """A transfer through a node that has room costs no look at all until much has been read."""
-    serve(network, MIB)
-    (one,) = built(network, network.relays[2], network.exits[0])
-    looks = memory(network.relays[2]).looks
+    serve(quiet, MIB)
+    (one,) = built(quiet, quiet.relays[2], quiet.exits[0])
+    looks = memory(quiet.relays[2]).looks
     download = Download(one)
-    network.net.run_until(lambda: download.received == MIB)
-    assert memory(network.relays[2]).looks == looks
-    assert not network.relays[2].node.sheds
+    quiet.net.run_until(lambda: download.received == MIB)
+    assert memory(quiet.relays[2]).looks == looks
+    assert not quiet.relays[2].node.sheds
