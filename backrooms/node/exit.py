@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet import error as net
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -164,6 +164,10 @@ class Exit:
         `peer` is whose link the circuit came over.
         """
         stream = edge.streams[event.stream_id]
+        if not self._turns.has_room(peer):
+            self.counts["BEGIN: too many wait"] += 1
+            stream.abort(EndReason.RESOURCELIMIT)
+            return succeed(None)
         task = Deferred.fromCoroutine(self._begin(edge, stream, event, peer)).addErrback(_log_bug)
         if task.called:
             return task
@@ -190,7 +194,12 @@ class Exit:
                 self._opening -= 1
             stream.on_change = None
         except CancelledError:
-            self.counts["BEGIN: given up by the client"] += 1
+            if stream.closed:
+                self.counts["BEGIN: given up by the client"] += 1
+            else:  # out of the line, for somebody who asks less
+                self.counts["BEGIN: too many wait"] += 1
+                stream.on_change = None
+                stream.abort(EndReason.RESOURCELIMIT)
         except StreamError as error:
             self.counts[f"BEGIN: {error}"] += 1
             stream.on_change = None

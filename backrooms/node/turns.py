@@ -7,7 +7,7 @@ comes over some links delays what comes over the same links, and hardly anybody 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
 
 from twisted.internet.defer import Deferred, succeed
@@ -22,6 +22,8 @@ TURN_BURST = 250
 HALF_LIFE = 10.0
 """Seconds after which what a neighbour has had counts half."""
 MAX_PEERS = 4096
+MAX_WAITING = 2000
+"""Who would have to wait for four seconds or more is better refused, unless others of a longer line can be."""
 _ENOUGH = 0.999
 """A turn, but for what the clock's rounding takes."""
 
@@ -40,19 +42,37 @@ class Turns:
         self._recent = Recent(HALF_LIFE, MAX_PEERS)
         self._levels: dict[Key, float] = {}
         self._lines: dict[Key, _Line] = {}
+        self._waiting: Counter[Key] = Counter()
+        self._count = 0
         self._call: Call | None = None
 
+    def has_room(self, peer: Key) -> bool:
+        """Whether one more may wait; the peer that has most in its line may not when there are too many."""
+        return self._count < MAX_WAITING or self._waiting[peer] < max(self._waiting.values())
+
     def turn(self, peer: Key, circuit: Hashable) -> Deferred[None]:
-        """Fires when it is the turn of a circuit that came over the link of `peer`; cancelling it leaves the line."""
+        """Fires when it is the turn of a circuit that came over the link of `peer`; cancelling it leaves the line.
+
+        When too many wait, the last of the longest line is cancelled; ask `has_room` first.
+        """
         self._refill()
         if not self._lines and self._left >= _ENOUGH:
             self._take(peer)
             return succeed(None)
+        if self._count >= MAX_WAITING:
+            self._drop_one()
         place: Deferred[None] = Deferred(lambda place: self._leave(peer, circuit, place))
+        self._waiting[peer] += 1
+        self._count += 1
         self._lines.setdefault(peer, OrderedDict()).setdefault(circuit, {})[place] = None
         self._levels.setdefault(peer, self._recent.level(peer))
         self._arm()
         return place
+
+    def _drop_one(self) -> None:
+        longest = max(self._waiting, key=self._waiting.__getitem__)
+        places = self._lines[longest][next(reversed(self._lines[longest]))]
+        next(reversed(places)).cancel()
 
     def close(self) -> None:
         """Cancel all who wait."""
@@ -98,8 +118,11 @@ class Turns:
         line = self._lines[peer]
         places = line[circuit]
         del places[place]
+        self._count -= 1
+        self._waiting[peer] -= 1
         if not places:
             del line[circuit]
         if not line:
             del self._lines[peer]
             del self._levels[peer]
+            del self._waiting[peer]

@@ -32,8 +32,8 @@ RATES = {
     "half-open": 5000.0,
     "slow-loris": 2000.0,
     "garbage": 1250.0,
-    "creates": 2000.0,
-    "extends": 1000.0,
+    "creates": 2500.0,
+    "extends": 2500.0,
     "begins": 100.0,
 }
 """Attempts per second, at least ten times what the limits let through; a circuit of `begins` brings 50 BEGINs."""

@@ -32,7 +32,7 @@ from backrooms.wire.extensions import ClientExtensions
 from bench.flood.attacks import sources
 
 TICK = 0.01
-LINKS = 20
+LINKS = 5
 """Links that the floods of circuits use, each from an address of its own."""
 WAITING = 200
 """Attempts per link that may be under way."""

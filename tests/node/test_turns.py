@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from backrooms.node.timers import Timers
-from backrooms.node.turns import Turns
+from backrooms.node.turns import MAX_WAITING, Turns
 from tests.simnet.network import SimNet
 
 
@@ -75,3 +75,15 @@ def test_closing_cancels_all() -> None:
     made.close()
     net.run(1)
     assert served == ["a0", "a1", *["cancelled"] * 4]
+
+
+def test_b11_when_too_many_wait_the_longest_line_gets_shorter() -> None:
+    net, made, served = turns(rate=100.0, burst=1)
+    for number in range(MAX_WAITING + 1):
+        want(made, served, "flood", str(number % 7))
+    assert not made.has_room("flood")
+    assert made.has_room("quiet")
+    want(made, served, "quiet", "1")
+    assert served == ["flood0", "cancelled"]
+    net.run(0.03)
+    assert served[2] == "quiet1"
