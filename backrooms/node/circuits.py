@@ -200,6 +200,9 @@ class Circuits:
         assert circuit.machine is not None
         if circuit.isolation is None:
             circuit.isolation = isolation
+            for other in self.circuits.values():
+                if other.status != "BUILT" and other.isolation == isolation:
+                    other.isolation = None  # it was kept for these streams; now it may be anybody's spare
             self.wake()
         if circuit.dirty_at is None:
             circuit.dirty_at = self.timers.now()

@@ -356,3 +356,24 @@ def test_b6_every_level_has_its_hops_and_spares(network: SimNetwork) -> None:
         relays = {node.id: node for node in network.relays}
         held = sum(len(relays[relay.id].node.relay.circuits) > 0 for relay in circuit.path)  # type: ignore[union-attr]
         assert held == level.hops, "so many relays hold a part of it"
+
+
+def test_streams_that_get_a_spare_leave_the_circuit_that_was_kept_for_them_to_others(network: SimNetwork) -> None:
+    serve(network)
+    settle(network)
+    manager = circuits(network)
+    isolation = manager.isolation(("first",))
+    for circuit in list(manager.circuits.values()):
+        circuit.end(0)
+    under_way: list[Any] = []
+
+    def one_is_ready() -> bool:
+        under_way[:] = [one for one in manager.circuits.values() if one.status != "BUILT"]
+        return bool(under_way) and len(under_way) < len(manager.circuits)
+
+    network.net.run_until(one_is_ready)
+    under_way[0].isolation = isolation  # as if a stream had asked before the other one was ready
+    stream = manager.streams.open(request(key="first"))
+    connect(network, stream)
+    settle(network)
+    assert [one.isolation for one in manager.circuits.values()].count(isolation) == 1
