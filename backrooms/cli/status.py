@@ -66,6 +66,10 @@ def _rows(state: dict[str, Any]) -> list[list[str]]:
         rows.append(["Refused so far", ", ".join(f"{count} {kind}" for kind, count in often[:SHOWN]) + more])
     if state["fingerprint"]:
         rows.insert(1, ["Relay", f"{state['nickname']} {state['fingerprint']}"])
+    for one in state["addresses"]:
+        why = f" ({one['error']})" if one["error"] and not one["published"] else ""
+        done = "published" if one["published"] else "not published"
+        rows.append(["Reached at", f"{one['address'] or one['configured']}, {one['verdict']}, {done}{why}"])
     titles = {"socks": "SOCKS", "http": "HTTP proxy", "or": "Links on", "control": "Control"}
     for kind, title in titles.items():
         rows += [[title, address] for address in state["listeners"][kind]]

@@ -20,7 +20,16 @@ from backrooms.control.formats import (
     stream_text,
     version_text,
 )
-from backrooms.control.view import CircuitInfo, LinkInfo, ListenerKind, NodeView, RelayInfo, StreamInfo, clean_nickname
+from backrooms.control.view import (
+    AddressInfo,
+    CircuitInfo,
+    LinkInfo,
+    ListenerKind,
+    NodeView,
+    RelayInfo,
+    StreamInfo,
+    clean_nickname,
+)
 from backrooms.node.accounting import AccountingState
 
 SIGNALS = {
@@ -213,6 +222,8 @@ class Information:
                 "relays": {"known": len(relays), "exits": sum(relay.exit for relay in relays)},
                 "links": sum(1 for _ in view.links()),
                 "traffic": {"read": read, "written": written},
+                "addresses": list(map(_fields, view.own_addresses())),
+                "timers": view.timers(),
                 "memory": {"waiting": waiting, "limit": limit},
                 "refused": dict(view.refused()),
                 "listeners": {
@@ -238,7 +249,7 @@ def _routers(relays: Iterable[RelayInfo]) -> Value:
     return tuple(line for relay in relays for line in relay_lines(relay))
 
 
-def _fields(info: CircuitInfo | StreamInfo | RelayInfo | LinkInfo) -> dict[str, object]:
+def _fields(info: CircuitInfo | StreamInfo | RelayInfo | LinkInfo | AddressInfo) -> dict[str, object]:
     return {name: getattr(info, name) for name in info.__slots__}
 
 

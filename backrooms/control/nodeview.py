@@ -13,6 +13,7 @@ from twisted.logger import LogLevel
 import backrooms
 from backrooms.config import Config
 from backrooms.control.view import (
+    AddressInfo,
     Bandwidth,
     CircuitChanged,
     CircuitInfo,
@@ -35,6 +36,7 @@ from backrooms.node.accounting import Accounting, AccountingState
 from backrooms.node.channels import Channels
 from backrooms.node.circuits import Circuits, ClientCircuit
 from backrooms.node.memory import Memory
+from backrooms.node.reachability import Reachability
 from backrooms.node.relay import Relay
 from backrooms.node.streams import OpenStream
 from backrooms.node.timers import Timers
@@ -59,6 +61,7 @@ class Node(Protocol):
     directory: Directory
     channels: Channels
     relay: Relay | None
+    reachability: Reachability | None
     circuits: Circuits | None
     memory: Memory
     sheds: Counter[str]
@@ -209,6 +212,18 @@ class View:
         if any(link.open for link in node.channels.links):
             return 50, "loading_descriptors", "Loading relay descriptors"
         return 5, "conn", "Connecting to a relay"
+
+    def own_addresses(self) -> Iterable[AddressInfo]:
+        reachability = self._node.reachability
+        if reachability is None:
+            return []
+        return [
+            AddressInfo(one.configured, one.address, one.verdict.value, one.published, one.error)
+            for one in reachability.reachability()
+        ]
+
+    def timers(self) -> int:
+        return len(self._node.timers)
 
     def dormant(self) -> bool:
         return self._node.circuits is not None and self._node.circuits.dormant

@@ -93,6 +93,20 @@ class LinkInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressInfo:
+    """An address of this relay. `configured` is as in `relay.addresses`, `address` empty while it is not found out.
+
+    `verdict` is "untested", "reachable" or "unreachable", `error` says why another relay did not reach it.
+    """
+
+    configured: str
+    address: str
+    verdict: str
+    published: bool
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class CircuitChanged:
     """A circuit is new or has a new status or hop. Published for every change, the last one included."""
 
@@ -190,6 +204,12 @@ class NodeView(Protocol):
         Tor's own: from 75 (`enough_dirinfo`) on there are enough relays for a path; 100 (`done`) means that a
         circuit has been built. With a wrong clock the summary says that.
         """
+
+    def own_addresses(self) -> Iterable[AddressInfo]:
+        """Where others are to reach this relay, and whether they do; nothing for a client."""
+
+    def timers(self) -> int:
+        """How many things wait for a time to come."""
 
     def dormant(self) -> bool:
         """Whether the node sleeps because nobody used it for long."""

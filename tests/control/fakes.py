@@ -9,6 +9,7 @@ from twisted.internet import reactor
 
 from backrooms.control.server import ControlServer
 from backrooms.control.view import (
+    AddressInfo,
     CircuitInfo,
     LinkInfo,
     ListenerKind,
@@ -83,6 +84,10 @@ class FakeView:
             "http": ["[::1]:9080"],
             "or": [],
         }
+        self.address_list = [
+            AddressInfo("tls:auto:9001", "tls:192.0.2.7:9001", "reachable", True, ""),
+            AddressInfo("tls:[2001:db8::7]:9001", "tls:[2001:db8::7]:9001", "unreachable", False, "no answer"),
+        ]
         self.phase = (100, "done", "Done")
         self.bytes = (1234, 5678)
         self.refusals: dict[str, int] = {}
@@ -121,6 +126,12 @@ class FakeView:
 
     def bootstrap(self) -> tuple[int, str, str]:
         return self.phase
+
+    def own_addresses(self) -> list[AddressInfo]:
+        return self.address_list
+
+    def timers(self) -> int:
+        return 12
 
     def dormant(self) -> bool:
         return False
