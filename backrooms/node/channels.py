@@ -116,7 +116,7 @@ class Channels:
         dial = self._dials.setdefault(relay_id, Dial())
         if not dial.running and self._timers.now() < dial.retry_at:
             return fail(CircuitError(f"{dial.error}; waiting before the next attempt"))
-        waiter: Deferred[Link] = Deferred(lambda gone: dial.waiting.remove(gone))
+        waiter: Deferred[Link] = Deferred(dial.give_up)
         dial.waiting.append(waiter)
         if not dial.running:
             dial.running = True
@@ -132,6 +132,8 @@ class Channels:
     def _answer(self, dial: Dial, result: Link | str) -> None:
         waiting, dial.waiting = dial.waiting, []
         for waiter in waiting:
+            if waiter.called:  # what an answer before this one caused has cancelled it
+                continue
             if isinstance(result, Link):
                 waiter.callback(result)
             else:

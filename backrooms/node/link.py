@@ -145,6 +145,11 @@ class Dial:
         self.error = ""
         """Why the last attempt failed."""
 
+    def give_up(self, waiter: Deferred[Link]) -> None:
+        """One who waited does so no more; he may just be being answered."""
+        if waiter in self.waiting:
+            self.waiting.remove(waiter)
+
 
 def peer_text(driver: Driver) -> str:
     """Who is at the other end of a connection, as host:port."""

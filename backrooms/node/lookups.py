@@ -58,7 +58,8 @@ class _LookUp:
         """Give everybody who waits the same answer, or failure."""
         waiters, self.waiters = self.waiters, {}
         for waiter in waiters:
-            waiter.callback(result)
+            if not waiter.called:  # what one makes of it may end the circuit, and with it the wish of others
+                waiter.callback(result)
 
 
 class _Answer:

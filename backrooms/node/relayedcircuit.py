@@ -12,6 +12,7 @@ from backrooms.circuit.events import BeginRequested, CircuitClosed, ExtendReques
 from backrooms.circuit.hop import RelayCircuit, RelayEdge
 from backrooms.circuit.stream import Stream
 from backrooms.node.link import Link
+from backrooms.node.logs import without_numbers
 from backrooms.wire.cell import DestroyReason
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class RelayedCircuit:
 
     @_dispatch.register
     def _(self, event: CircuitClosed) -> None:
-        self._relay.counts[event.text] += 1
+        self._relay.counts[without_numbers(event.text)] += 1
         self.end(event.reason)
 
     @_dispatch.register

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from twisted.internet import error as net
 from twisted.internet import threads
+from twisted.internet._resolver import GAIResolver
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IHostResolution, IResolutionReceiver
@@ -96,10 +97,13 @@ class SystemResolver:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        resolver = reactor.nameResolver
+        safe: Any = _getaddrinfo
+        self._resolver = GAIResolver(reactor, None, safe) if isinstance(resolver, GAIResolver) else resolver
 
     async def addresses(self, name: str) -> Found:
         receiver = _Addresses()
-        self._reactor.nameResolver.resolveHostName(receiver, name)
+        self._resolver.resolveHostName(receiver, name)
         return _found(await receiver.done, UNKNOWN_TTL)
 
     async def names(self, address: str) -> Found:
@@ -111,6 +115,17 @@ class SystemResolver:
 
         pool = self._reactor.getThreadPool()
         return _found(await threads.deferToThreadPool(self._reactor, pool, look_up), UNKNOWN_TTL)
+
+
+def _getaddrinfo(*args: Any) -> Any:
+    """The system's, which fails with an `OSError` that is no `gaierror` when it has no file descriptor left, say.
+
+    Twisted's resolver would never answer then, and a place would be lost.
+    """
+    try:
+        return socket.getaddrinfo(*args)
+    except OSError as error:
+        raise socket.gaierror(socket.EAI_FAIL, "the system could not look it up") from error
 
 
 def _found(values: tuple[str, ...], ttl: float) -> Found:

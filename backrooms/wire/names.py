@@ -15,9 +15,9 @@ _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 
 def ip_literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """`host` as an address, or None when it is a name."""
+    """`host` as an address, or None when it is a name, or has a zone ("fe80::1%eth0"): that is for one machine only."""
     try:
-        return ipaddress.ip_address(host)
+        return ipaddress.ip_address(host) if "%" not in host else None
     except ValueError:
         return None
 
@@ -35,7 +35,7 @@ def check_host(raw: bytes) -> str:
     except UnicodeDecodeError:
         raise WireError("a host name is ASCII (international names in their xn-- form)") from None
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    address = ip_literal(bare) if "%" not in bare else None
+    address = ip_literal(bare)
     if address is not None and (bare == text or address.version == 6):
         return str(address)
     labels = text.removesuffix(".").split(".")

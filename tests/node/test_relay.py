@@ -109,6 +109,17 @@ def test_b4_extend_behind_a_whole_circuit_is_refused(network: SimNetwork) -> Non
     assert relay(first).counts["second EXTEND"] == 1
 
 
+def test_numbers_that_a_client_chooses_fill_no_table(network: SimNetwork) -> None:
+    first = network.relays[0]
+    for there in (1, 77, 150):
+        one = Crafted(network, [hop(first)])
+        one.settle()
+        one.machine.edge.send(RelayCommand.RESOLVE, 1, bytes([0, 200]) + bytes(there))
+        network.net.run(1)
+        assert one.ended == DestroyReason.PROTOCOL
+    assert list(relay(first).counts.values()) == [3], "one kind, whatever the numbers in its text"
+
+
 def test_extend_to_a_relay_that_does_not_answer(network: SimNetwork) -> None:
     first, dead = network.relays[2], network.relays[3]
     dead.host.kill("close")
