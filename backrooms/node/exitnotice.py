@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ class NoticeMachine:
     def _answer(self, status: int, body: bytes, *more: tuple[str, str]) -> None:
         kind = "text/html" if status == 200 else "text/plain"
         headers = [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(body))), *_HEADERS, *more]
-        sent = self._http.send(h11.Response(status_code=status, headers=headers)) or b""
+        answer = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)
+        sent = self._http.send(answer) or b""
         self._output = sent if self._head else sent + (self._http.send(h11.Data(data=body)) or b"")
         self._answered = True
         self._events.append(Answered())
