@@ -78,6 +78,8 @@ def world(make: MakeNetwork) -> World:
     network = make(relays=4, exits=1)
     network.start()
     network.ready()
+    # Before that a refused stream would wait for other exits to turn up.
+    network.net.run_until(lambda: network.client.node.keeper.settled, 60)
     return World(network)
 
 
