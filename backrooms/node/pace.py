@@ -11,15 +11,37 @@ _ENOUGH = 0.999
 _LEAST_WAIT = 0.001
 
 
-class Pace:
-    """Gives `burst` turns at once and then `rate` a second; who comes later waits in line."""
+class Tokens:
+    """Turns that may be taken: `burst` at first and at most, `rate` a second come in."""
 
     def __init__(self, timers: Timers, rate: float, burst: int) -> None:
         self._timers = timers
         self._rate = rate
         self._burst = float(burst)
-        self._turns = self._burst
+        self._left = self._burst
         self._counted_at = timers.now()
+
+    def take(self) -> bool:
+        """Take a turn if there is one."""
+        now = self._timers.now()
+        self._left = min(self._burst, self._left + (now - self._counted_at) * self._rate)
+        self._counted_at = now
+        if self._left < _ENOUGH:
+            return False
+        self._left -= 1.0
+        return True
+
+    def next_at(self) -> float:
+        """When (monotonic) there will be one; ask after `take`."""
+        return self._timers.now() + max(_LEAST_WAIT, (1.0 - self._left) / self._rate)
+
+
+class Pace:
+    """Gives `burst` turns at once and then `rate` a second; who comes later waits in line."""
+
+    def __init__(self, timers: Timers, rate: float, burst: int) -> None:
+        self._timers = timers
+        self._tokens = Tokens(timers, rate, burst)
         self._line: dict[Deferred[None], None] = {}
         self._call: Call | None = None
 
@@ -29,9 +51,7 @@ class Pace:
 
     def turn(self) -> Deferred[None]:
         """Fires when it is the caller's turn; cancelling it leaves the line."""
-        self._count()
-        if not self._line and self._turns >= _ENOUGH:
-            self._turns -= 1.0
+        if not self._line and self._tokens.take():
             return succeed(None)
         place: Deferred[None] = Deferred(self._leave)
         self._line[place] = None
@@ -43,23 +63,15 @@ class Pace:
         for place in list(self._line):
             place.cancel()
 
-    def _count(self) -> None:
-        now = self._timers.now()
-        self._turns = min(self._burst, self._turns + (now - self._counted_at) * self._rate)
-        self._counted_at = now
-
     def _arm(self) -> None:
         if self._line and self._call is None:
-            wait = max(_LEAST_WAIT, (1.0 - self._turns) / self._rate)
-            self._call = self._timers.at(self._timers.now() + wait, self._serve)
+            self._call = self._timers.at(self._tokens.next_at(), self._serve)
 
     def _serve(self) -> None:
         self._call = None
-        self._count()
-        while self._line and self._turns >= _ENOUGH:
+        while self._line and self._tokens.take():
             place = next(iter(self._line))
             del self._line[place]
-            self._turns -= 1.0
             place.callback(None)
         self._arm()
 

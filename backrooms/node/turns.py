@@ -13,6 +13,7 @@ from collections.abc import Hashable
 from twisted.internet.defer import Deferred, succeed
 
 from backrooms.node.buckets import Key, Recent
+from backrooms.node.pace import Tokens
 from backrooms.node.timers import Call, Timers
 
 TURN_RATE = 500.0
@@ -24,9 +25,6 @@ HALF_LIFE = 10.0
 MAX_PEERS = 4096
 MAX_WAITING = 2000
 """Who would have to wait for four seconds or more is better refused, unless others of a longer line can be."""
-_ENOUGH = 0.999
-"""A turn, but for what the clock's rounding takes."""
-
 _Line = OrderedDict[Hashable, dict[Deferred[None], None]]
 
 
@@ -35,10 +33,7 @@ class Turns:
 
     def __init__(self, timers: Timers, rate: float = TURN_RATE, burst: int = TURN_BURST) -> None:
         self._timers = timers
-        self._rate = rate
-        self._burst = float(burst)
-        self._left = self._burst
-        self._at = timers.now()
+        self._tokens = Tokens(timers, rate, burst)
         self._recent = Recent(HALF_LIFE, MAX_PEERS)
         self._levels: dict[Key, float] = {}
         self._lines: dict[Key, _Line] = {}
@@ -55,9 +50,8 @@ class Turns:
 
         When too many wait, the last of the longest line is cancelled; ask `has_room` first.
         """
-        self._refill()
-        if not self._lines and self._left >= _ENOUGH:
-            self._take(peer)
+        if not self._lines and self._tokens.take():
+            self._note(peer)
             return succeed(None)
         if self._count >= MAX_WAITING:
             self._drop_one()
@@ -83,34 +77,26 @@ class Turns:
             self._call.cancel()
             self._call = None
 
-    def _refill(self) -> None:
-        now = self._timers.now()
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-
-    def _take(self, peer: Key) -> None:
-        self._left -= 1.0
+    def _note(self, peer: Key) -> None:
         level = self._recent.note(peer, self._timers.now())
         if peer in self._levels:
             self._levels[peer] = level
 
     def _arm(self) -> None:
         if self._lines and self._call is None:
-            wait = max(0.0, (1.0 - self._left) / self._rate)
-            self._call = self._timers.at(self._timers.now() + wait, self._serve)
+            self._call = self._timers.at(self._tokens.next_at(), self._serve)
 
     def _serve(self) -> None:
         """One in a turn of the reactor, so that cells go on flowing."""
         self._call = None
-        self._refill()
-        if self._lines and self._left >= _ENOUGH:
+        if self._lines and self._tokens.take():
             peer = min(self._lines, key=self._levels.__getitem__)
             line = self._lines[peer]
             circuit, places = next(iter(line.items()))
             place = next(iter(places))
             line.move_to_end(circuit)
             self._leave(peer, circuit, place)
-            self._take(peer)
+            self._note(peer)
             place.callback(None)
         self._arm()
 

@@ -21,7 +21,6 @@ from typing import Any
 from OpenSSL import SSL
 
 GARBAGE = random.Random(1).randbytes(4096)
-CONNECT_TIME = 10.0
 
 
 def sources(subnets: int, hosts: int) -> Iterator[str]:

@@ -76,12 +76,12 @@ class Prober:
         began = time.monotonic()
         with socket.create_connection(self._socks, timeout=PATIENCE) as one:
             one.sendall(b"\x05\x01\x00")
-            _read(one, 2)
+            read_exactly(one, 2)
             one.sendall(b"\x05\x01\x00\x03\x09127.0.0.1" + self._site.port.to_bytes(2, "big"))
-            if _read(one, 10)[1]:
+            if read_exactly(one, 10)[1]:
                 raise OSError("SOCKS refused")
             one.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            _read(one, len(PAGE))
+            read_exactly(one, len(PAGE))
         return (time.monotonic() - began) * 1000
 
     def measure(self, seconds: float, settle: float = 0.0) -> Figures:
@@ -126,7 +126,8 @@ class Prober:
             time.sleep(REQUEST_EACH)
 
 
-def _read(one: socket.socket, size: int) -> bytes:
+def read_exactly(one: socket.socket, size: int) -> bytes:
+    """So many bytes; `OSError` if the other end closes before."""
     data = b""
     while len(data) < size:
         piece = one.recv(size - len(data))

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
+from bench.flood.honest import read_exactly
 from tests.live.site import BLOCK, Site, body_hash
 
 PATIENCE = 30.0
@@ -71,12 +72,12 @@ class Mill:
         try:
             user = b"user%d" % self._rng.randrange(6)
             one.sendall(b"\x05\x01\x02\x01" + bytes([len(user)]) + user + b"\x01x")
-            _read(one, 4)
+            read_exactly(one, 4)
             one.sendall(bytes([5, command, 0, 3, len(host)]) + host + struct.pack(">H", port))
-            answer = _read(one, 4)
+            answer = read_exactly(one, 4)
             if answer[1]:
                 raise Refused(answer[1])
-            _read(one, {1: 6, 4: 18}[answer[3]])
+            read_exactly(one, {1: 6, 4: 18}[answer[3]])
         except BaseException:
             one.close()
             raise
@@ -138,16 +139,6 @@ class Mill:
         finally:
             for one in streams:
                 one.close()
-
-
-def _read(one: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = one.recv(size - len(data))
-        if not piece:
-            raise ConnectionError("closed early")
-        data += piece
-    return data
 
 
 def _everything(one: socket.socket) -> bytes:
