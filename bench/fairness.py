@@ -17,13 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.cpu import parse_kb
-from bench.ours import find_command
+from bench.ours import OurNetwork
 
 CHUNK = bytes(65536)
 START_TIME = 60.0
@@ -183,38 +182,18 @@ def measure(network: Mapping[str, Any], port: int, count: int, seconds: float) -
     return outcome
 
 
-def wait_for_testnet(testnet: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
-    """The testnet.json of the network that starts in `folder`/net and logs to `folder`/log."""
-    end = time.monotonic() + START_TIME
-    path = folder / "net" / "testnet.json"
-    while not path.exists():
-        if testnet.poll() is not None or time.monotonic() > end:
-            raise RuntimeError(f"the network did not start: {(folder / 'log').read_text()}")
-        time.sleep(0.1)
-    state: dict[str, Any] = json.loads(path.read_text())
-    return state
-
-
 def run(count: int, seconds: float, folder: Path) -> Outcome:
     """Start the network and the source in `folder`, measure, stop them."""
-    command = [find_command(), "testnet", "--dir", str(folder / "net"), "--relays", "3", "--exits", "1"]
-    with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as testnet,
-        subprocess.Popen(
-            [sys.executable, "-m", "bench.fairness", "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as source,
-    ):
+    network = OurNetwork(folder / "net", relays=3, exits=1)
+    command = [sys.executable, "-m", "bench.fairness", "--serve"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as source:
         try:
-            state = wait_for_testnet(testnet, folder)
+            network.launch()
+            state = network.started(START_TIME)
             assert source.stdout is not None
-            port = int(source.stdout.readline())
-            return measure(state, port, count, seconds)
+            return measure(state, int(source.stdout.readline()), count, seconds)
         finally:
-            testnet.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                testnet.wait(30)
-            testnet.kill()
+            network.stop()
             source.kill()
 
 

@@ -57,16 +57,16 @@ class OurNetwork:
 
     name = NAME
 
-    def __init__(self, folder: Path, relays: int = RELAYS) -> None:
+    def __init__(self, folder: Path, relays: int = RELAYS, exits: int | None = None) -> None:
         self.folder = folder.absolute()
-        self._relays = relays
+        self._size = ["--relays", str(relays)] + ([] if exits is None else ["--exits", str(exits)])
         self._process: subprocess.Popen[bytes] | None = None
         self._log = self.folder.with_name(self.folder.name + ".log")
 
     def launch(self) -> None:
         """Start the testnet."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        command = [find_command(), "testnet", "--dir", str(self.folder), "--relays", str(self._relays)]
+        command = [find_command(), "testnet", "--dir", str(self.folder), *self._size]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -76,8 +76,8 @@ class OurNetwork:
                 start_new_session=True,  # Ctrl-C is handled by the parent, in its own order
             )
 
-    def wait(self, timeout: float) -> Network:
-        """The network, once it says that it is usable."""
+    def started(self, timeout: float) -> dict[str, Any]:
+        """What testnet.json says, once the network is usable."""
         end = time.monotonic() + timeout
         while (description := self._description()) is None:
             if self._process is None or self._process.poll() is not None:
@@ -86,6 +86,11 @@ class OurNetwork:
             if time.monotonic() > end:
                 raise NetworkError(f"{self.name}: no testnet.json after {timeout:.0f} s\n{self._log_end()}")
             time.sleep(0.1)
+        return description
+
+    def wait(self, timeout: float) -> Network:
+        """The network, once it says that it is usable."""
+        description = self.started(timeout)
         try:
             with open_control(description["control"], 10) as control:
                 return parse_testnet(description, parse_identities(control.getinfo("ns/all")))

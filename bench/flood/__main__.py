@@ -20,10 +20,10 @@ from typing import Any
 
 from backrooms.crypto.keys import OnionKey
 from bench.cpu import parse_kb
-from bench.fairness import wait_for_testnet
+from bench.fairness import START_TIME
 from bench.flood.attacks import CRAFTED, RAW
 from bench.flood.honest import Figures, Prober
-from bench.ours import find_command
+from bench.ours import OurNetwork
 
 HONEST_CORE, ATTACK_CORE = 0, 1
 RATES = {
@@ -120,20 +120,13 @@ class Range:
 
 def run(kinds: list[str], seconds: float, folder: Path) -> list[Row]:
     """Start the network in `folder`, flood it in each way, stop it."""
-    command = [find_command(), "testnet", "--dir", str(folder / "net"), "--relays", "3", "--exits", "1"]
-    with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as testnet,
-    ):
-        try:
-            state = wait_for_testnet(testnet, folder)
-            field = Range(folder / "net", state, seconds)
-            return [field.flood(kind) for kind in kinds]
-        finally:
-            testnet.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                testnet.wait(30)
-            testnet.kill()
+    network = OurNetwork(folder / "net", relays=3, exits=1)
+    try:
+        network.launch()
+        field = Range(network.folder, network.started(START_TIME), seconds)
+        return [field.flood(kind) for kind in kinds]
+    finally:
+        network.stop()
 
 
 def table(rows: list[Row]) -> str:
