@@ -124,7 +124,7 @@ class Mux:
 
     def queued(self) -> int:
         """Cells that wait, over all circuits."""
-        return len(self._control) + sum(len(queue.cells) for _, _, queue in self._active)
+        return len(self._control) + sum(len(queue.cells) for _, _, queue in self._active if not queue.closed)
 
     def pop(self, limit: int) -> list[bytes]:
         """At most `limit` whole cells in the order they go out."""
