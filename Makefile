@@ -14,7 +14,7 @@ DEBIAN_PACKAGES := bind9-dnsutils chromium curl git libnss-wrapper mandoc netcat
     strace systemd tor wget
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test soak test-deps bench lint clean
+.PHONY: help install run test soak test-deps bench sim lint clean
 
 help:
 	@echo 'make run        run a local network: 6 relays and a client (ARGS="--relays 12" for more)'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-deps  install the Debian packages that some tests need'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make bench      measure against C tor, write bench/RESULTS.md'
+	@echo 'make sim        simulate whole networks, write bench/SIM.md (minutes)'
 	@echo 'make install    install into $(VENV)'
 	@echo 'make clean      remove $(VENV) and what tools leave behind'
 
@@ -75,6 +76,9 @@ lint: $(VENV)/installed-lint
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench $(ARGS)
+
+sim: $(VENV)/installed-test
+	$(BIN)/python -m bench.sim $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,21 +15,17 @@ from backrooms import assembly
 from backrooms.config import Config
 from backrooms.control.nodeview import View
 from backrooms.control.server import ControlServer
-from backrooms.errors import BackroomsError, ConfigError, KeyStoreError
+from backrooms.errors import BackroomsError, ConfigError
 from backrooms.interfaces import Rng
 from backrooms.keystore.file import FileKeyStore
 from backrooms.keystore.state import StateFolder
-from backrooms.netdir.descriptor import Descriptor
 from backrooms.netdir.directory import Directory
-from backrooms.netdir.ownaddress import listen_addresses
 from backrooms.node.accounting import Accounting
 from backrooms.node.admission import KnownHosts
 from backrooms.node.channels import Channels
 from backrooms.node.circuits import Circuits
 from backrooms.node.directory import DirectoryKeeper
-from backrooms.node.drain import drain
 from backrooms.node.driver import Turn
-from backrooms.node.exitnotice import ExitNotice
 from backrooms.node.hibernation import Hibernation
 from backrooms.node.limits import LinkLimit
 from backrooms.node.logs import LogFilter
@@ -38,12 +34,13 @@ from backrooms.node.process import OwnProcess
 from backrooms.node.reachability import Reachability
 from backrooms.node.relay import Relay
 from backrooms.node.timers import Timers
+from backrooms.sides.client import ClientSide
+from backrooms.sides.relay import RelaySide
 
 log = Logger()
 
 KEYSTORES = {"file": FileKeyStore.open_or_create}
 """What makes the keystore `keys.store`, given the folder of the keys."""
-ONION_KEY_CHECK = 3600.0
 
 
 class Node(Service):
@@ -89,6 +86,21 @@ class Node(Service):
             assembly.link_limits(config, self.caps),
             KnownHosts(self.directory, self.timers.now),
         )
+        self._relay_side: RelaySide | None = None
+        if config.relay.enabled:
+            assert keystore is not None
+            self._relay_side = RelaySide(
+                config,
+                reactor,
+                self.timers,
+                self.turn,
+                self.channels,
+                self.directory,
+                self.network,
+                rng,
+                self.caps,
+                keystore,
+            )
         self.keeper = DirectoryKeeper(
             reactor,
             self.timers,
@@ -97,48 +109,30 @@ class Node(Service):
             self.network,
             rng,
             state,
-            self._describe if config.relay.enabled else None,
+            self._relay_side.describe if self._relay_side is not None else None,
         )
         self.relay: Relay | None = None
         self.reachability: Reachability | None = None
-        if config.relay.enabled:
-            assert keystore is not None
-            self.reachability = Reachability(
-                self.timers,
-                self.channels,
-                self.directory,
-                self.network,
-                rng,
-                config.relay.addresses,
-                config.relay.assume_reachable,
-            )
-            self.reachability.on_change = self._addresses_changed
-            self.keeper.may_publish = self._may_publish
-            exit_ = assembly.make_exit(config, reactor, self.timers, self.turn, self.caps)
-            learn = self.keeper.learn
-            self.relay = Relay(
-                reactor, self.timers, self.channels, exit_, keystore, self.network.id, rng, learn, self.caps
-            )
-        self._notice: ExitNotice | None = None
-        if config.exit.enabled:
-            self._notice = assembly.exit_notice(config, reactor, self.timers, self.turn)
+        if self._relay_side is not None:
+            self._relay_side.keeper = self.keeper
+            self.keeper.may_publish = self._relay_side.may_publish
+            self.relay, self.reachability = self._relay_side.relay, self._relay_side.reachability
+        self._client_side: ClientSide | None = None
         self.circuits: Circuits | None = None
         self.front: assembly.Front | None = None
         if config.client.enabled:
-            self.circuits = Circuits(
+            self._client_side = ClientSide(
+                config,
+                reactor,
                 self.timers,
+                self.turn,
                 self.channels,
                 self.directory,
-                self.network.id,
+                self.keeper,
                 rng,
-                assembly.client_options(self.config, self.channels.my_id),
-                lambda: self.keeper.settled,
+                self.caps,
             )
-            self.keeper.on_change = self.circuits.directory_changed
-            self.circuits.on_dormant = lambda asleep: (self.keeper.rest if asleep else self.keeper.resume)()
-            self.front = assembly.make_front(
-                config, self.circuits.streams, reactor, self.timers, self.turn, rng, self.caps
-            )
+            self.circuits, self.front = self._client_side.circuits, self._client_side.front
         self.accounting = Accounting(
             self.timers,
             self.channels.traffic,
@@ -175,8 +169,6 @@ class Node(Service):
             cookie=config.control.cookie,
             allow_remote=config.control.allow_remote,
         )
-        self._ports: dict[str, list[Any]] = {"socks": [], "http": []}
-        self._key_check: Any = None
         self._ending = False
 
     # parts
@@ -186,38 +178,12 @@ class Node(Service):
         relay = self.config.relay
         self.channels.bandwidth.configure(*((relay.rate, relay.burst) if relay.enabled else (0, 0)))
 
-    def _may_publish(self) -> bool:
-        """With no address that others reach, or a clock that most relays find wrong, a relay is of no use to them."""
-        assert self.reachability is not None
-        return not self.channels.clocks.wrong and bool(self.reachability.addresses())
-
-    def _addresses_changed(self) -> None:
-        assert self.reachability is not None
-        assert self.relay is not None
-        found = self.reachability.addresses()
-        self.relay.exit.own_addresses = assembly.own_hosts([*found, *self.config.relay.addresses])
-        self.keeper.republish()
-
     def _clock_changed(self) -> None:
         self.keeper.republish()
         if self.circuits is not None:
             self.circuits.directory_changed()
         if self._process is not None:
             self._process.tell(self._up())
-
-    def _describe(self, last: Descriptor | None) -> Descriptor:
-        assert self._keystore is not None
-        assert self.reachability is not None
-        assert self.relay is not None
-        return assembly.describe(
-            self.config,
-            self.network.id,
-            self._keystore,
-            self.timers.wall(),
-            last,
-            self.reachability.addresses(),
-            self.relay.exit.policy,
-        )
 
     # life
 
@@ -230,24 +196,15 @@ class Node(Service):
         Deferred.fromCoroutine(self._start()).addErrback(self._start_failed)
 
     async def _start(self) -> None:
-        if self.relay is not None:
-            await self.channels.listen(self.config.relay.listen or listen_addresses(self.config.relay.addresses))
-        if self._notice is not None:
-            await self._notice.start()
+        if self._relay_side is not None:
+            await self._relay_side.listen()
         await self._control.start()
         self.view.start()
         self.keeper.start()
-        if self.reachability is not None:
-            self.reachability.start()
-        if self.circuits is not None:
-            self.circuits.start()
-        if self.front is not None:
-            for proxy in self.front.proxies:
-                self._ports[proxy.kind].append(await proxy.start())
-            for dns in self.front.dns:
-                await dns.start()
-        if self.relay is not None:
-            self._check_keys()
+        if self._relay_side is not None:
+            self._relay_side.start()
+        if self._client_side is not None:
+            await self._client_side.start()
         self.accounting.start()
         log.info("{text}", text=self._up())
         if self._process is not None:
@@ -268,17 +225,6 @@ class Node(Service):
             self._process.failed(failure.getErrorMessage())
         self._reactor.callLater(0, self._reactor.stop)  # it may not be running yet
 
-    def _check_keys(self) -> None:
-        assert self._keystore is not None
-        before = self._keystore.onion_keys()
-        try:
-            self._keystore.rotate_onion_key(self.timers.wall())
-        except KeyStoreError as error:  # a full disk, most likely
-            log.error("the onion key stays as it is: {error}", error=str(error))
-        if self._keystore.onion_keys() != before:
-            self.keeper.republish()
-        self._key_check = self.timers.at(self.timers.now() + ONION_KEY_CHECK, self._check_keys)
-
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
         if self._process is not None:
@@ -289,26 +235,17 @@ class Node(Service):
         """Take nothing new, give circuits of others a moment, then close everything."""
         self.accounting.stop()
         self._hibernation.stop()
-        if self._key_check is not None:
-            self._key_check.cancel()
-        if self.front is not None:
-            for proxy in self.front.proxies:
-                await proxy.stop()
-            for dns in self.front.dns:
-                await dns.stop()
+        if self._client_side is not None:
+            await self._client_side.stop_listening()
         await self._control.stop()
-        if self._notice is not None:
-            await self._notice.stop()
         self.view.stop()
         self.keeper.stop()
-        if self.reachability is not None:
-            self.reachability.stop()
-        if self.circuits is not None:
-            self.circuits.stop()
-        if self.relay is not None:
-            await drain(self.relay, self.channels, self.timers, lambda: self._ending)
-            self.relay.stop()
-            self.relay.exit.stop()
+        if self._relay_side is not None:
+            await self._relay_side.stop_looking()
+        if self._client_side is not None:
+            self._client_side.stop()
+        if self._relay_side is not None:
+            await self._relay_side.stop(lambda: self._ending)
         await self.channels.stop()
         await self.timers.sleep(0.05)
         self.channels.abort()
@@ -320,7 +257,8 @@ class Node(Service):
         """Where this node listens, as host:port or unix:path."""
         if kind == "or":
             return self.channels.listening()
-        hosts = [port.getHost() for port in self._ports.get(kind, [])]
+        ports = self._client_side.ports if self._client_side is not None else {}
+        hosts = [port.getHost() for port in ports.get(kind, [])]
         return [f"{h.host}:{h.port}" if hasattr(h, "host") else f"unix:{h.name.decode()}" for h in hosts]
 
     def turned_away(self) -> int:
@@ -338,10 +276,8 @@ class Node(Service):
             raise ConfigError("this node has no configuration file to read again")
         old, self.config = self.config, Config.load(self.config.file)
         try:
-            policy = assembly.exit_policy(self.config)
             options = assembly.client_options(self.config, self.channels.my_id)
-            if self._notice is not None:
-                self._notice.configure(self.config.relay.contact, assembly.notice_file(self.config))
+            policy = self._relay_side.check(self.config) if self._relay_side is not None else None
         except BackroomsError:
             self.config = old
             raise
@@ -351,15 +287,10 @@ class Node(Service):
         self.accounting.configure(
             self.config.accounting.max, self.config.accounting.period, self.config.accounting.rule
         )
-        if self.circuits is not None:
-            self.circuits.options = options
-            self.circuits.wake()
-        if self.relay is not None:
-            exit_ = self.relay.exit
-            exit_.connect_rate, exit_.connect_burst = self.config.exit.connect_rate, self.config.exit.connect_burst
-            exit_.policy = policy
-            exit_.single_hop = self.config.exit.single_hop
-            self.keeper.republish()
+        if self._client_side is not None:
+            self._client_side.configure(options)
+        if self._relay_side is not None:
+            self._relay_side.configure(self.config, policy)
         log.info("the configuration was read again")
 
     def _hang_up(self) -> None:

@@ -1,6 +1,7 @@
-"""Keys and relays for tests: RSA-4096 keys are slow to make, so they are made once per machine and kept.
+"""Keys and relays for tests. RSA-4096 keys are slow to make, and relay ids come from keys.
 
-The keys lie under .pytest_cache and are good for nothing but tests.
+The first ones lie in tests/pem, so that the same test meets the same relays everywhere; others are made once per
+machine and kept under .pytest_cache. They are good for nothing but tests.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from backrooms.netdir.descriptor import Descriptor, IdentityCertificate, make_de
 from backrooms.netdir.policy import ExitPolicy
 from backrooms.wire.records import Address, CertificateBody, ContactRecord, FamilyProof, Roles
 
+FIXED = Path(__file__).parent / "pem"
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "backrooms-keys"
 NETWORK_ID = bytes(range(32))
 NOW = 1_800_000_000.0
@@ -27,7 +29,9 @@ _RSA_HEAD = bytes.fromhex("30820222300d06092a864886f70d01010105000382020f0030820
 
 
 def _kept(name: str, make: Callable[[], bytes]) -> Path:
-    """The cached file, made by `make` if nobody has yet; of two made at once, the first one counts."""
+    """The fixed file, or the cached one, made by `make` if there is none; of two made at once, the first counts."""
+    if (FIXED / name).exists():
+        return FIXED / name
     path = CACHE / name
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -43,7 +47,7 @@ def _kept(name: str, make: Callable[[], bytes]) -> Path:
 
 @cache
 def identity(number: int = 0) -> PrivateIdentity:
-    """One of a few identities, the same ones on one machine. Use small numbers: each costs a second once."""
+    """One of a few identities; those below 12 are the same everywhere. From there on each costs a second once."""
     path = _kept(f"identity-{number}.pem", lambda: PrivateIdentity.generate().to_pem())
     return PrivateIdentity.from_pem(path.read_bytes())
 

@@ -77,7 +77,8 @@ def test_exit_policy(tmp_path: Path, text: str, policy: ExitPolicy | None) -> No
     node = Made(tmp_path, RELAY + text, relay=True).node
     assert node.relay is not None
     assert node.relay.exit.policy == policy
-    descriptor = node._describe(None)
+    assert node._relay_side is not None
+    descriptor = node._relay_side.describe(None)
     assert descriptor.is_exit == (policy is not None)
     if policy is not None:
         assert descriptor.exit_policy == policy, "what is published is what is done"
@@ -232,7 +233,7 @@ def test_isolation_is_a_short_stable_text_without_its_secrets(tmp_path: Path) ->
     events: list[Any] = []
     node.view.subscribe(events.append)
     assert node.circuits is not None
-    circuit = next(iter(node.circuits.circuits.values()))
+    circuit = next(one for one in node.circuits.circuits.values() if one.status == "BUILT")
     key = ("socks", (b"alice", b"hunter2", b""), "127.0.0.1", 0)
     node.circuits.use(circuit, key)
     texts = [one.isolation for one in node.view.circuits() if one.isolation]

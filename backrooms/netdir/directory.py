@@ -8,7 +8,7 @@ do it again.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from backrooms.errors import ConfigError, CryptoError, RemoteProtocolError, WireError
 from backrooms.netdir.descriptor import (
@@ -50,6 +50,8 @@ class Directory:
         """Counts changes of the list."""
         self.changed_at = now
         """When the list last changed, unix seconds."""
+        self.on_change: list[Callable[[bytes, Descriptor | None], None]] = []
+        """Called with a relay's id and what is now known of it, None where it was dropped."""
         self._relays: dict[bytes, Descriptor] = {}
         self._sorted: list[Descriptor] | None = None
         self._by_nickname: dict[str, Descriptor | None] | None = None
@@ -149,7 +151,7 @@ class Directory:
                 return known
             relay = Descriptor(certificate, record.record, record.record_raw)
         self._relays[relay.id] = relay
-        self._changed(now)
+        self._changed(now, [relay.id])
         return relay
 
     def add(self, certificate: bytes | None, record: bytes, now: float) -> Descriptor:
@@ -163,13 +165,16 @@ class Directory:
         for relay in gone:
             del self._relays[relay.id]
         if gone:
-            self._changed(now)
+            self._changed(now, [relay.id for relay in gone])
         return gone
 
-    def _changed(self, now: float) -> None:
+    def _changed(self, now: float, ids: Sequence[bytes]) -> None:
         self.revision += 1
         self.changed_at = now
         self._sorted = self._by_nickname = self._by_fingerprint = None
+        for call in self.on_change:
+            for node_id in ids:
+                call(node_id, self._relays.get(node_id))
 
     # --- passing on
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from backrooms.circuit.origin import OriginCircuit
-from backrooms.errors import BackroomsError, PathError
+from backrooms.errors import BackroomsError, CircuitError, PathError
 from backrooms.interfaces import Rng
 from backrooms.levels import Level
 from backrooms.netdir.descriptor import Descriptor
@@ -169,7 +170,9 @@ class Circuits:
         now = self.timers.now()
         spare = None
         for circuit in self.circuits.values():
-            if circuit.status != "BUILT" or circuit.retired or not _suits(circuit, level, target, avoid):
+            if circuit.status != "BUILT" or circuit.retired or circuit.reserved:
+                continue
+            if not _suits(circuit, level, target, avoid):
                 continue
             if circuit.isolation == isolation:
                 if circuit.dirty_at is None or now - circuit.dirty_at < self.options.max_dirtiness:
@@ -186,7 +189,9 @@ class Circuits:
         `PathError` when no path fits and waiting will not help.
         """
         for circuit in self.circuits.values():
-            if circuit.status == "BUILT" or circuit.retired or circuit.isolation not in (isolation, None):
+            if circuit.status == "BUILT" or circuit.retired or circuit.reserved:
+                continue
+            if circuit.isolation not in (isolation, None):
                 continue
             if _suits(circuit, level, target, avoid):
                 if circuit.isolation is None:
@@ -244,12 +249,29 @@ class Circuits:
             return False
         circuit = ClientCircuit(self, next(self._numbers), level, path)
         circuit.isolation = isolation
+        self._launch(circuit)
+        return True
+
+    def build(self, level: Level, path: list[Descriptor]) -> Deferred[ClientCircuit]:
+        """A circuit along just this path, which nobody but the caller uses; `BuildError` when it does not come up.
+
+        It stays until its `end` is called or a relay ends it.
+        """
+        if self._channels.clocks.wrong:
+            return fail(CircuitError(self._channels.clocks.describe()))
+        if self._stopped or not self._make_room():
+            return fail(CircuitError("this node is stopping" if self._stopped else "too many circuits are in use"))
+        waiter: Deferred[ClientCircuit] = Deferred(lambda _: circuit.end(DestroyReason.FINISHED))
+        circuit = ClientCircuit(self, next(self._numbers), level, path, waiter)
+        self._launch(circuit)
+        return waiter
+
+    def _launch(self, circuit: ClientCircuit) -> None:
         self.circuits[circuit.number] = circuit
         self.on_circuit(circuit)
-        link = self._channels.link(path[0].id)
+        link = self._channels.link(circuit.path[0].id)
         link.addCallback(lambda found: circuit.launch(found, self._network_id, self._rng))
         link.addErrback(lambda failure: self._no_link(circuit, failure))
-        return True
 
     def _choose(self, level: Level, target: Target, avoid: Collection[bytes]) -> list[Descriptor] | None:
         """A path, around relays that have just failed if there are others. None: all that can be done is to wait.
@@ -297,7 +319,8 @@ class Circuits:
         """A circuit is gone."""
         self.circuits.pop(circuit.number, None)
         self.on_circuit(circuit)
-        if not was_built and circuit.reason not in (DestroyReason.FINISHED, DestroyReason.REQUESTED):
+        expected = circuit.reason in (DestroyReason.FINISHED, DestroyReason.REQUESTED)
+        if not was_built and not expected and not circuit.reserved:
             self._failures += 1
             if circuit.link is not None:
                 # Either the relay that was not reached is at fault, or the one that should have reached it.
@@ -334,7 +357,7 @@ class Circuits:
             self._sweeper.cancel()
 
     def _retire(self, circuit: ClientCircuit, now: float) -> None:
-        if circuit.status != "BUILT" or circuit.machine is None:
+        if circuit.status != "BUILT" or circuit.machine is None or circuit.reserved:
             return
         if circuit.dirty_at is not None and now - circuit.dirty_at >= self.options.max_dirtiness:
             circuit.retired = True
@@ -348,7 +371,7 @@ class Circuits:
             return
         for level, wanted in self.options.spares.items():
             spares = sum(
-                circuit.isolation is None and circuit.level == level and not circuit.retired
+                circuit.isolation is None and circuit.level == level and not circuit.retired and not circuit.reserved
                 for circuit in self.circuits.values()
             )
             try:

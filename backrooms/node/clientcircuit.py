@@ -6,8 +6,11 @@ from collections.abc import Hashable
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import Deferred
+
 from backrooms.circuit.events import CircuitBuilt, CircuitClosed, HopAdded
 from backrooms.circuit.origin import HopKeys, OriginCircuit
+from backrooms.errors import CircuitError
 from backrooms.interfaces import Rng
 from backrooms.levels import Level
 from backrooms.netdir.descriptor import Descriptor
@@ -19,11 +22,30 @@ if TYPE_CHECKING:
     from backrooms.node.circuits import Circuits
 
 
+class BuildError(CircuitError):
+    """A circuit did not come up: so many hops were there, and the reason is a `DestroyReason` or unknown."""
+
+    def __init__(self, hops: int, reason: int) -> None:
+        super().__init__(f"the circuit ended when {hops} hops were there, reason {reason}")
+        self.hops = hops
+        self.reason = reason
+
+
 class ClientCircuit:
     """A circuit of ours: its machine, its path, and who may use it."""
 
-    def __init__(self, manager: Circuits, number: int, level: Level, path: list[Descriptor]) -> None:
+    def __init__(
+        self,
+        manager: Circuits,
+        number: int,
+        level: Level,
+        path: list[Descriptor],
+        waiter: Deferred[ClientCircuit] | None = None,
+    ) -> None:
+        """`waiter` is for circuits that somebody asked for by their path; no other streams are given to them."""
         self.number = number
+        self.waiter = waiter
+        self.reserved = waiter is not None
         self.level = level
         self.path = path
         self.status = "LAUNCHED"
@@ -102,6 +124,9 @@ class ClientCircuit:
         self.status = "BUILT"
         self.build_seconds = self._manager.timers.now() - self.started
         self._manager.built(self)
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            waiter.callback(self)
 
     @_dispatch.register
     def _(self, event: CircuitClosed) -> None:
@@ -124,3 +149,6 @@ class ClientCircuit:
         if self.machine is not None:
             self.machine.close()
         self._manager.ended(self, was_built)
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            waiter.errback(BuildError(self.hops, reason))

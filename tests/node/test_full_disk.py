@@ -19,7 +19,8 @@ from backrooms.keystore import disk
 from backrooms.netdir.network import NetworkFile
 from backrooms.node.driver import Turn
 from backrooms.node.timers import Timers
-from backrooms.service import ONION_KEY_CHECK, Node
+from backrooms.service import Node
+from backrooms.sides.relay import ONION_KEY_CHECK
 from tests import keys
 from tests.control.fakes import FakeView
 from tests.simnet.network import EPOCH, SimNet
