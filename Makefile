@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PROJECT := setup.cfg pyproject.toml
 # Programs that tests compare with or are run by; `python3-venv` is for Debian's own python3.
 DEBIAN_PACKAGES := bind9-dnsutils chromium curl git libnss-wrapper mandoc netcat-openbsd openssh-client openssh-server python3-venv \
-    strace systemd tor wget
+    strace systemd tor tor-geoipdb wget
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test soak test-deps bench sim lint clean

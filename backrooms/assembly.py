@@ -18,7 +18,9 @@ from backrooms.errors import ConfigError
 from backrooms.interfaces import IKeyStore, ITransport, Rng
 from backrooms.keystore.file import FileKeyStore
 from backrooms.levels import LEVELS, parse_level
+from backrooms.netdir.certificate import ShelfError
 from backrooms.netdir.descriptor import Descriptor, make_descriptor
+from backrooms.netdir.geo import Places
 from backrooms.netdir.network import NetworkFile
 from backrooms.netdir.ownaddress import OwnAddress
 from backrooms.netdir.policy import ExitPolicy
@@ -26,14 +28,18 @@ from backrooms.node.circuits import Options
 from backrooms.node.driver import Turn
 from backrooms.node.exit import Exit
 from backrooms.node.exitnotice import ExitNotice
+from backrooms.node.geofile import find_table, open_table, read_rules_file
 from backrooms.node.limits import Caps, caps, machine_memory
+from backrooms.node.membership import check_version, read_admission
 from backrooms.node.process import MAX_FILES
 from backrooms.node.streams import Streams
 from backrooms.node.timers import Timers
+from backrooms.path.blocs import builtin_blocs, parse_blocs
 from backrooms.path.constraints import Constraints
+from backrooms.path.entities import Knowledge, KnownEntities, Rules, parse_rules
 from backrooms.proxy.addressmap import AddressMap
 from backrooms.proxy.dnsport import DnsPort
-from backrooms.proxy.isolation import Isolation
+from backrooms.proxy.isolation import Isolation, RouteRule, RouteRules
 from backrooms.proxy.listeners import Kind, ProxyListener
 from backrooms.wire.link import VERSIONS
 from backrooms.wire.names import ip_literal
@@ -46,7 +52,9 @@ def network_file(config: Config) -> NetworkFile:
     """The network that the node belongs to."""
     path = config.node.network
     try:
-        return NetworkFile.parse(path.read_text("utf-8"))
+        network = NetworkFile.parse(path.read_text("utf-8"))
+        check_version(network)
+        return network
     except OSError as error:
         raise ConfigError(f"node.network: {path} cannot be read: {error.strerror}") from None
     except ConfigError as error:
@@ -144,9 +152,7 @@ def notice_file(config: Config) -> Path | str:
 def client_options(config: Config, my_id: bytes | None) -> Options:
     """How this node's own circuits are built; a relay is never on its own paths."""
     client, path = config.client, config.path
-    exclude = {_excluded(text) for text in path.exclude}
-    if my_id is not None:
-        exclude.add(my_id)
+    exclude = frozenset([my_id] if my_id is not None else [])
     spares = {one: getattr(client.spares, one.name) for one in LEVELS.values()}
     return Options(
         level=parse_level(client.level),
@@ -155,19 +161,50 @@ def client_options(config: Config, my_id: bytes | None) -> Options:
         build_timeout=client.build_timeout,
         retries=client.retries,
         dormant_after=0.0 if config.relay.enabled else client.dormant_after,
-        constraints=Constraints(path.distinct_subnets, path.distinct_families, frozenset(exclude)),
+        constraints=Constraints(path.distinct_subnets, path.distinct_families, exclude),
+        entities=known_entities(config),
     )
 
 
-def _excluded(text: str) -> bytes:
-    try:
-        return parse_id(text)
-    except ValueError as error:
-        raise ConfigError(f"path.exclude: {text!r}: {error}") from None
+def known_entities(config: Config) -> KnownEntities:
+    """What the configuration says to avoid, with the table that knows where relays are. Files are read again."""
+    path = config.path
+    table = open_table(find_table(config.geo_file(), config.node.state))
+    blocs = dict(builtin_blocs())
+    for index, line in enumerate(path.blocs):
+        try:
+            blocs = parse_blocs([line], blocs)
+        except ConfigError as error:
+            raise ConfigError(f"path.blocs[{index}]: {error}") from None
+    folder = config.file.parent if config.file is not None else Path()
+    known = Knowledge(table, blocs, lambda name: read_rules_file(folder / name))
+    rules = Rules(
+        any=parse_rules(path.avoid, "path.avoid", known),
+        entry=parse_rules(path.avoid_entry, "path.avoid_entry", known),
+        middle=parse_rules(path.avoid_middle, "path.avoid_middle", known),
+        exit=parse_rules(path.avoid_exit, "path.avoid_exit", known),
+    )
+    by_level = {
+        one.name: Rules(any=parse_rules(getattr(path.levels, one.name), f"path.levels.{one.name}", known))
+        for one in dataclasses.fields(path.levels)
+    }
+    return KnownEntities(rules, by_level, known, Places(table))
 
 
-def isolation(kind: str, options: ProxyOptions) -> Isolation:
-    """Which streams of a listener may share circuits."""
+def route_rules(config: Config, entities: KnownEntities) -> tuple[RouteRule, ...]:
+    """What the configuration says about destinations; `ConfigError` for rules that cannot be read or answered."""
+    rules = []
+    for index, one in enumerate(config.routes):
+        name = f"routes[{index}]"
+        parse_rules(one.avoid, f"{name}.avoid", entities.knowledge)
+        parse_rules(one.exit, f"{name}.exit", entities.knowledge)
+        level = None if one.level == "default" else parse_level(one.level)
+        rules.append(RouteRule(name, one.patterns(), level, one.avoid, one.exit, frozenset(one.isolate)))
+    return tuple(rules)
+
+
+def isolation(kind: str, options: ProxyOptions, routes: RouteRules) -> Isolation:
+    """Which streams of a listener may share circuits, and which routes they take."""
     return Isolation(
         f"{kind} {options.listen}",
         parse_level(options.level),
@@ -176,6 +213,7 @@ def isolation(kind: str, options: ProxyOptions) -> Isolation:
         client_protocol="protocol" in options.isolate,
         destination_host="host" in options.isolate,
         destination_port="port" in options.isolate,
+        routes=routes,
     )
 
 
@@ -185,6 +223,7 @@ class Front(NamedTuple):
     proxies: list[ProxyListener]
     dns: list[DnsPort]
     addresses: AddressMap
+    routes: RouteRules
 
 
 def make_front(
@@ -192,6 +231,7 @@ def make_front(
 ) -> Front:
     """The local listeners of a client, not started."""
     mapped, private = config.map, config.client.allow_private
+    routes = RouteRules()
     addresses = AddressMap(
         rng,
         mapped.addresses,
@@ -210,7 +250,7 @@ def make_front(
             timers,
             turn,
             reactor,
-            isolation=isolation(kind, options),
+            isolation=isolation(kind, options, routes),
             addresses=addresses,
             password=options.password,
             allow_private=private,
@@ -230,14 +270,14 @@ def make_front(
             streams,
             timers,
             reactor,
-            level=parse_level(config.dns.level),
+            isolation=Isolation(f"DNS port {listen}", parse_level(config.dns.level), routes=routes),
             addresses=addresses,
             allow_private=private,
             allow_remote=config.dns.allow_remote,
         )
         for listen in config.dns.listen
     ]
-    return Front(proxies, dns, addresses)
+    return Front(proxies, dns, addresses, routes)
 
 
 def describe(
@@ -252,12 +292,18 @@ def describe(
     """This relay's own descriptor, fresh; the certificate stays while what it says stays."""
     relay = config.relay
     family = tuple(sorted(parse_id(text) for text in relay.family))
+    admission = read_admission(relay.admission)
     certificate = last.certificate if last is not None else None
     if certificate is not None:
-        body = certificate.body
-        said = (body.family, body.operator, body.contact)
-        if said != (family, relay.operator, relay.contact) or body.expires - wall < CERTIFICATE_LEAST:
+        try:
+            body = certificate.body
+        except ShelfError:
             certificate = None
+        else:
+            said = (body.family, body.operator, body.contact, body.admission)
+            now = (family, relay.operator, relay.contact, admission)
+            if said != now or body.expires - wall < CERTIFICATE_LEAST:
+                certificate = None
     return make_descriptor(
         keystore.sign,
         keystore.identity(),
@@ -273,6 +319,7 @@ def describe(
         family=family,
         operator=relay.operator,
         contact=relay.contact,
+        admission=admission,
         certificate=certificate,
         after=last.record.revision if last is not None else 0,
     )

@@ -16,25 +16,33 @@ from backrooms.config import Config
 from backrooms.control.nodeview import View
 from backrooms.control.server import ControlServer
 from backrooms.errors import BackroomsError, ConfigError
+from backrooms.gossip.view import Views
 from backrooms.interfaces import Rng
 from backrooms.keystore.file import FileKeyStore
 from backrooms.keystore.state import StateFolder
 from backrooms.netdir.directory import Directory
+from backrooms.node import viewcheck
 from backrooms.node.accounting import Accounting
 from backrooms.node.admission import KnownHosts
 from backrooms.node.channels import Channels
 from backrooms.node.circuits import Circuits
 from backrooms.node.directory import DirectoryKeeper
 from backrooms.node.driver import Turn
+from backrooms.node.evidence import Evidence
+from backrooms.node.heartbeats import Heartbeats
 from backrooms.node.hibernation import Hibernation
+from backrooms.node.investigator import Investigator
 from backrooms.node.limits import LinkLimit
 from backrooms.node.logs import LogFilter
+from backrooms.node.membership import Membership
 from backrooms.node.memory import Memory
 from backrooms.node.process import OwnProcess
 from backrooms.node.reachability import Reachability
 from backrooms.node.relay import Relay
+from backrooms.node.revocations import take_revocations
 from backrooms.node.timers import Timers
 from backrooms.sides.client import ClientSide
+from backrooms.sides.pathreport import PathReport
 from backrooms.sides.relay import RelaySide
 
 log = Logger()
@@ -71,7 +79,11 @@ class Node(Service):
         if config.relay.enabled and keystore is None:
             keystore = KEYSTORES[config.keys.store](state / "keys")
         self._keystore = keystore
-        self.directory = Directory(self.network.id, self.timers.wall())
+        self.directory = Directory(
+            self.network.id, self.timers.wall(), charter=self.network.charter, required=self.network.required
+        )
+        self.views = Views(self.directory.seen, self.timers.wall())
+        self.evidence = Evidence(state, self.directory, self.timers)
         self.keeper: DirectoryKeeper
         self.caps = assembly.node_caps(config)
         self.channels = Channels(
@@ -86,6 +98,7 @@ class Node(Service):
             assembly.link_limits(config, self.caps),
             KnownHosts(self.directory, self.timers.now),
         )
+        self.membership = Membership(self.timers, self.network, self.directory, self.channels.my_id)
         self._relay_side: RelaySide | None = None
         if config.relay.enabled:
             assert keystore is not None
@@ -100,6 +113,8 @@ class Node(Service):
                 rng,
                 self.caps,
                 keystore,
+                self.views,
+                self.membership,
             )
         self.keeper = DirectoryKeeper(
             reactor,
@@ -113,12 +128,15 @@ class Node(Service):
         )
         self.relay: Relay | None = None
         self.reachability: Reachability | None = None
+        self.heartbeats: Heartbeats | None = None
         if self._relay_side is not None:
             self._relay_side.keeper = self.keeper
             self.keeper.may_publish = self._relay_side.may_publish
             self.relay, self.reachability = self._relay_side.relay, self._relay_side.reachability
+            self.heartbeats = self._relay_side.heartbeats
         self._client_side: ClientSide | None = None
         self.circuits: Circuits | None = None
+        self.investigator: Investigator | None = None
         self.front: assembly.Front | None = None
         if config.client.enabled:
             self._client_side = ClientSide(
@@ -131,8 +149,11 @@ class Node(Service):
                 self.keeper,
                 rng,
                 self.caps,
+                self.views,
+                self.evidence,
             )
             self.circuits, self.front = self._client_side.circuits, self._client_side.front
+            self.investigator = self._client_side.investigator
         self.accounting = Accounting(
             self.timers,
             self.channels.traffic,
@@ -142,7 +163,9 @@ class Node(Service):
             config.accounting.period,
             config.accounting.rule,
         )
-        self._hibernation = Hibernation(self.timers, self.channels, self.keeper, self.relay, self.circuits)
+        self._hibernation = Hibernation(
+            self.timers, self.channels, self.keeper, self.relay, self.circuits, self.heartbeats
+        )
         self.accounting.on_change = self._hibernation.enter
         self._bound_bandwidth()
         self.sheds: Counter[str] = Counter()
@@ -201,6 +224,8 @@ class Node(Service):
         await self._control.start()
         self.view.start()
         self.keeper.start()
+        take_revocations(self.config.node.state, self.directory, self.timers)
+        self.membership.tell()
         if self._relay_side is not None:
             self._relay_side.start()
         if self._client_side is not None:
@@ -261,6 +286,16 @@ class Node(Service):
         hosts = [port.getHost() for port in ports.get(kind, [])]
         return [f"{h.host}:{h.port}" if hasattr(h, "host") else f"unix:{h.name.decode()}" for h in hosts]
 
+    def network_view(self) -> dict[str, object]:
+        """Our view of the network, and what comparing it with others came to."""
+        checker = self._client_side.viewcheck if self._client_side is not None else None
+        return viewcheck.report(self.views, self.evidence, checker, self.timers.wall())
+
+    @property
+    def path_report(self) -> PathReport | None:
+        """What is told about paths; None where the node is no client."""
+        return self._client_side.path_report if self._client_side is not None else None
+
     def turned_away(self) -> int:
         """Connections of applications that were one too many."""
         return sum(proxy.refused for proxy in self.front.proxies) if self.front is not None else 0
@@ -268,7 +303,7 @@ class Node(Service):
     def reload(self) -> None:
         """Read the configuration again.
 
-        `log`, `path`, `client` but its `enabled`, `exit`, `accounting` and `relay.rate` take effect at once.
+        `log`, `path`, `routes`, `client` but its `enabled`, `exit`, `accounting` and `relay.rate` take effect at once.
 
         `ConfigError` when it is wrong; nothing has changed then. The rest takes effect at the next start.
         """
@@ -277,6 +312,7 @@ class Node(Service):
         old, self.config = self.config, Config.load(self.config.file)
         try:
             options = assembly.client_options(self.config, self.channels.my_id)
+            rules = assembly.route_rules(self.config, options.entities)
             policy = self._relay_side.check(self.config) if self._relay_side is not None else None
         except BackroomsError:
             self.config = old
@@ -288,9 +324,12 @@ class Node(Service):
             self.config.accounting.max, self.config.accounting.period, self.config.accounting.rule
         )
         if self._client_side is not None:
-            self._client_side.configure(options)
+            self._client_side.configure(options, rules)
+            self._client_side.investigator.configure(self.config.investigate.rate, self.config.investigate.avoid)
         if self._relay_side is not None:
             self._relay_side.configure(self.config, policy)
+        take_revocations(self.config.node.state, self.directory, self.timers)
+        self.membership.tell()
         log.info("the configuration was read again")
 
     def _hang_up(self) -> None:

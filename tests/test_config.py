@@ -73,7 +73,7 @@ def test_a_whole_file() -> None:
     [
         ("nod = 1", "nod: unknown option"),
         ("[node]\nnick = 1", "node.nick: unknown option"),
-        ("[client.spares]\nhigh = 1", "client.spares.high: unknown option"),
+        ("[client.spares]\nmax = 1", "client.spares.max: unknown option"),
         ('[[socks]]\nlisten = "unix:a"\nport = 1', "socks[0].port: unknown option"),
         ("file = 1", "file: unknown option"),
         ("node = 1", "node: must be a table"),

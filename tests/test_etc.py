@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from backrooms.config import Config
+from backrooms.config.routes import RouteOptions
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "backrooms.toml"
 
@@ -45,7 +46,9 @@ def test_the_example_as_it_is_changes_nothing() -> None:
 
 def test_the_example_uncommented_has_the_defaults() -> None:
     assert uncommented() != EXAMPLE.read_text()
-    assert Config.parse(uncommented(), EXAMPLE.parent) == Config.parse("", EXAMPLE.parent)
+    found = Config.parse(uncommented(), EXAMPLE.parent)
+    assert replace(found, routes=()) == Config.parse("", EXAMPLE.parent)
+    assert found.routes == (RouteOptions(match=("*.example.org:443",)),)  # there is none by default
 
 
 def test_the_example_is_complete() -> None:
@@ -53,5 +56,5 @@ def test_the_example_is_complete() -> None:
 
 
 def test_every_option_is_found_by_this_test() -> None:
-    assert {"node.state", "socks.listen", "client.spares.medium", "path.exclude"} <= all_options()
+    assert {"node.state", "socks.listen", "client.spares.medium", "path.avoid_exit"} <= all_options()
     assert "file" not in all_options()

@@ -11,7 +11,7 @@ from backrooms.levels import DEFAULT, LEVELS, MAX_HOPS, MIN_HOPS, parse_level
 
 
 def test_rows() -> None:
-    assert {name: level.hops for name, level in LEVELS.items()} == {"none": 1, "low": 2, "medium": 3}
+    assert {name: level.hops for name, level in LEVELS.items()} == {"none": 1, "low": 2, "medium": 3, "high": 4}
     assert parse_level("medium") is DEFAULT
     assert all(parse_level(name).name == name for name in LEVELS)
 
@@ -22,10 +22,20 @@ def test_custom() -> None:
         assert (level.name, level.hops) == (f"custom:{hops}", hops)
 
 
-@pytest.mark.parametrize("text", ["high", "max"])
-def test_later_levels_say_so(text: str) -> None:
-    with pytest.raises(ConfigError, match="later version"):
-        parse_level(text)
+def test_b6_max_is_refused_and_nothing_takes_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"'max' needs mixing.*Nothing weaker is used"):
+        parse_level("max")
+
+
+def test_b6_every_level_says_what_it_does_not_give() -> None:
+    for level in (*LEVELS.values(), *(parse_level(f"custom:{hops}") for hops in range(MIN_HOPS, MAX_HOPS + 1))):
+        assert level.gives
+        assert level.lacks
+    assert all("no padding" in " ".join(level.lacks) for level in LEVELS.values() if level.hops > 1)
+    assert LEVELS["high"].layer2
+    assert LEVELS["high"].strict
+    assert LEVELS["high"].isolate_host
+    assert not parse_level("custom:4").layer2
 
 
 @pytest.mark.parametrize(

@@ -70,12 +70,14 @@ def check_installed(python: Path, cwd: Path, location: Path) -> None:
     assert listed.count("backrooms") == 1
     assert "--config" in run(*twistd, "-n", "backrooms", "--help", cwd=cwd)
     assert run(python.with_name("backrooms"), "--version", cwd=cwd).startswith("backrooms ")
+    blocs = "from backrooms.path.blocs import builtin_blocs; print(len(builtin_blocs()['14eyes']))"
+    assert run(python, "-c", blocs, cwd=cwd) == "14\n"
 
 
 def test_the_wheel_has_what_it_needs(built: tuple[Path, Path]) -> None:
     names = set(ZipFile(built[0]).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "backrooms").rglob("*.py")}
-    assert modules | {PLUGIN, "backrooms/py.typed"} <= names
+    assert modules | {PLUGIN, "backrooms/py.typed", "backrooms/data/blocs.txt"} <= names
     assert not [name for name in names if name in ("twisted/__init__.py", "twisted/plugins/__init__.py")]
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"backrooms", "twisted"}
 
@@ -84,6 +86,7 @@ def test_the_source_distribution_has_the_rest(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     expected = {"etc/backrooms.toml", "man/backrooms.toml.5", "tests/conftest.py", "Makefile", ".ci/run", "LICENSE"}
+    expected |= {"backrooms/data/blocs.txt"}
     assert expected | {PLUGIN, "docs/architecture.md", "README.md", "SECURITY.md"} <= names
 
 

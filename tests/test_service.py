@@ -134,7 +134,7 @@ def test_loose_keys_are_refused(tmp_path: Path) -> None:
     [
         (RELAY.replace("tls:", "carrier:"), r"relay.addresses\[0\]: no transport 'carrier'; there are tls"),
         (RELAY.replace("10.1.0.1:9001", "example:1"), r"relay.addresses\[0\]: .* is not IPV4:PORT"),
-        ('[path]\nexclude = ["nonsense"]\n', r"path.exclude: 'nonsense'"),
+        ('[path]\navoid = ["fake1", "non-sense"]\n', r"path.avoid\[1\]: 'non-sense': .*a rule is"),
     ],
 )
 def test_wrong_options_are_named(tmp_path: Path, text: str, error: str) -> None:
@@ -184,6 +184,24 @@ def test_reload_for_clients(tmp_path: Path) -> None:
     assert made.node.circuits is not None
     assert made.node.circuits.options.level == parse_level("custom:4")
     assert made.node.circuits.options.retries == 9
+
+
+def test_reload_takes_routes_or_changes_nothing(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    assert made.node.front is not None
+    text = '[control]\nlisten = []\n[[routes]]\nmatch = ["a.example"]\nlevel = "high"\navoid = ["fake1"]\n'
+    made.file.write_text(text)
+    made.node.view.reload()
+    (rule,) = made.node.front.routes.rules
+    assert (rule.level, rule.avoid) == (parse_level("high"), ("fake1",))
+    for wrong, message in (
+        ('avoid = ["not a rule"]', r"routes\[1\]\.avoid\[0\]: 'not a rule'"),
+        ('level = "max"', r"routes\[1\]\.level: max needs mixing"),
+    ):
+        made.file.write_text(f'{text}[[routes]]\nmatch = ["b.example"]\n{wrong}\n')
+        with pytest.raises(ConfigError, match=message):
+            made.node.view.reload()
+        assert made.node.front.routes.rules == (rule,)
 
 
 # life

@@ -93,7 +93,7 @@ class Channel:
         self._waiting = 0
         self._replies = 0
         self._started = now
-        self._heard = now
+        self.heard = now  # when anything came from the peer, last
         self._patience = self._draw_patience()
         self._ping_due = True
         self._ping: Ping | None = None
@@ -147,7 +147,7 @@ class Channel:
     def receive(self, data: bytes, now: float) -> None:
         if self.closed:
             return
-        self._heard = now
+        self.heard = now
         self._ping_due = True
         start = 0
         partial = self._partial
@@ -192,7 +192,7 @@ class Channel:
             return None
         if not self.open:
             return self._started + HANDSHAKE_SECONDS
-        return self._heard + (self._patience if self._ping_due else DEAD_SECONDS)
+        return self.heard + (self._patience if self._ping_due else DEAD_SECONDS)
 
     def tick(self, now: float) -> None:
         if self.closed:
@@ -201,9 +201,9 @@ class Channel:
             if now >= self._started + HANDSHAKE_SECONDS:
                 self._close(f"the link handshake took over {HANDSHAKE_SECONDS:.0f} s")
             return
-        if now >= self._heard + DEAD_SECONDS:
+        if now >= self.heard + DEAD_SECONDS:
             self._close(f"the peer was silent for {DEAD_SECONDS:.0f} s")
-        if self._ping_due and now >= self._heard + self._patience:
+        if self._ping_due and now >= self.heard + self._patience:
             self._ping = Ping(int.from_bytes(self._rng.randbytes(8), "big"))
             self._ping_sent = now
             self._ping_due = False
@@ -307,7 +307,7 @@ class Channel:
             self._events.append(handshake.request)
         elif handshake.step is Step.DONE:
             self.open = True
-            self._heard = now
+            self.heard = now
             self.peer_id = handshake.peer_id
             self.version = handshake.version
             self._events.append(LinkOpen(self.peer_id, self.version, handshake.skew))

@@ -59,6 +59,13 @@ class BeginRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectoryRequested:
+    """A client asks a relay for a stream to its directory; the stream is already in the edge's table."""
+
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResolveRequested:
     """A client asks an exit for a look-up."""
 

@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 from backrooms.channel.mux import CELL_MEMORY, CircuitQueue
 from backrooms.circuit.edge import Edge
-from backrooms.circuit.events import BeginRequested, CircuitClosed, ExtendRequested, ResolveRequested
+from backrooms.circuit.events import (
+    BeginRequested,
+    CircuitClosed,
+    DirectoryRequested,
+    ExtendRequested,
+    ResolveRequested,
+)
 from backrooms.circuit.stream import Stream
 from backrooms.crypto.onion import Layer, split_hop_keys
 from backrooms.errors import RemoteProtocolError, WireError
@@ -33,7 +39,7 @@ def relay_headers(circuit_id: int) -> dict[int, bytes]:
 
 
 class RelayEdge(Edge):
-    """The exit's side: BEGIN, RESOLVE and EXTEND come in."""
+    """The relay's side: BEGIN, BEGIN_DIR, RESOLVE and EXTEND come in."""
 
     emit: Emit
 
@@ -48,14 +54,13 @@ class RelayEdge(Edge):
     def other_message(self, command: int, stream_id: int, data: bytes) -> None:
         if command == RelayCommand.BEGIN:
             begin = Begin.decode(data)
-            if not self._claim(stream_id):
-                self.refuse(stream_id)
-                return
-            stream = Stream()
-            stream.readable = True
-            self.add(stream, stream_id)
-            stream.attach(self, stream_id)
-            self.emit(BeginRequested(stream_id, begin.host, begin.port, begin.flags))
+            if self._accept(stream_id):
+                self.emit(BeginRequested(stream_id, begin.host, begin.port, begin.flags))
+        elif command == RelayCommand.BEGIN_DIR:
+            if data:
+                raise WireError("BEGIN_DIR with data")
+            if self._accept(stream_id):
+                self.emit(DirectoryRequested(stream_id))
         elif command == RelayCommand.RESOLVE:
             resolve = Resolve.decode(data)
             if not self._claim(stream_id):
@@ -71,6 +76,17 @@ class RelayEdge(Edge):
         else:
             super().other_message(command, stream_id, data)
 
+    def _accept(self, stream_id: int) -> bool:
+        """Take a new stream into the table, if there is room; otherwise refuse it."""
+        if not self._claim(stream_id):
+            self.refuse(stream_id)
+            return False
+        stream = Stream()
+        stream.readable = True
+        self.add(stream, stream_id)
+        stream.attach(self, stream_id)
+        return True
+
     def _claim(self, stream_id: int) -> bool:
         """Whether there is room for another stream."""
         if self.in_use(stream_id) or stream_id in self.resolving:
@@ -81,7 +97,7 @@ class RelayEdge(Edge):
         self.on_stream_gone(stream)
 
     def connected(self, stream: Stream, address: str, ttl: int) -> None:
-        """The connection that a BEGIN asked for is there."""
+        """What a BEGIN or BEGIN_DIR asked for is there."""
         if self.streams.get(stream.stream_id) is stream:
             stream.connected = True
             self.send(RelayCommand.CONNECTED, stream.stream_id, Connected(address, ttl).encode())

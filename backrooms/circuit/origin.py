@@ -225,6 +225,14 @@ class OriginCircuit:
         edge.send(RelayCommand.BEGIN, stream_id, Begin(host, port, flags).encode())
         stream.attach(edge, stream_id)
 
+    def begin_directory(self, stream: Stream) -> None:
+        """Open `stream` to the directory of the last relay."""
+        edge = self.edge
+        stream_id = edge.free_id()
+        edge.add(stream, stream_id)
+        edge.send(RelayCommand.BEGIN_DIR, stream_id, b"")
+        stream.attach(edge, stream_id)
+
     def resolve(self, host: str, reverse: bool, on_resolved: OnResolved) -> None:
         """Ask the exit for a look-up; `on_resolved` gets its answer, or None when the circuit is lost."""
         stream_id = self.edge.free_id()

@@ -64,6 +64,8 @@ class Stream:
         """Bytes the peer may still send."""
         self._taken = 0
         """Bytes the application took since the window last grew."""
+        self.held = 0
+        """Bytes that an application inside this node has taken and not used yet, for the accounting of memory."""
 
     # towards the application
 
@@ -150,7 +152,7 @@ class Stream:
     @property
     def waiting(self) -> int:
         """Bytes of memory, about, that wait here in both directions."""
-        return self.unsent + self._inbox_size + PIECE_MEMORY * (len(self._outbox) + len(self._inbox))
+        return self.unsent + self._inbox_size + self.held + PIECE_MEMORY * (len(self._outbox) + len(self._inbox))
 
     def abort(self, reason: int) -> None:
         """Shut both directions; the peer gets END(reason) if it does not know yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,13 @@ from backrooms.errors import BackroomsError, ConfigError
 from backrooms.keystore.disk import write_atomic
 from backrooms.keystore.file import FileKeyStore
 from backrooms.keystore.state import FolderLock
+from backrooms.netdir.certificate import make_certificate
+from backrooms.netdir.descriptor import make_revocation
 from backrooms.netdir.network import Contact, NetworkFile
+from backrooms.node.membership import read_admission
+from backrooms.node.revocations import ENDING
+from backrooms.node.revocations import FOLDER as FOLDER_OF_REVOCATIONS
+from backrooms.wire.documents import DirPublish
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -65,6 +72,39 @@ def show_keys(folder: Path) -> None:
         _show(FileKeyStore.read_identity(folder))
 
 
+@keys.command("revoke")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("network_file", metavar="NETWORK_FILE", type=FILE)
+@click.option("--admission", default="", help="The relay's admission, in a network with a charter.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def revoke_keys(folder: Path, network_file: Path, admission: str, yes: bool) -> None:
+    """Revoke the relay whose keys are in DIR, for ever: for keys that are stolen or may be.
+
+    This writes its last record into the folder `revocations` beside DIR, which is where a relay's state is: when it
+    starts or reads its configuration again, it tells the others. Any other relay of the network can do that as
+    well: copy the file into its STATE/revocations.
+
+    \b
+    Example:
+      backrooms keys revoke /var/lib/backrooms/keys /etc/backrooms/network.toml
+    """
+    with failing_plainly():
+        found = read_network(network_file)
+        identity = FileKeyStore.read_private(folder)
+        name = text_id(identity.public.id)
+        if not yes:
+            click.confirm(f"Nobody will ever use the relay {name} again. Go on?", abort=True)
+        now = time.time()
+        certificate = make_certificate(
+            identity.sign, identity.public, found.id, now, admission=read_admission(admission)
+        )
+        last = make_revocation(identity.sign, identity.public, found.id, now, certificate=certificate)
+        path = folder.resolve().parent / FOLDER_OF_REVOCATIONS / f"{name}{ENDING}"
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomic(path, DirPublish(certificate.raw, last.record_raw).encode(), 0o644)
+    click.echo(f"{path}: start the relay, or have it read its configuration again, to tell the others")
+
+
 def _show(identity: PublicIdentity) -> None:
     click.echo(f"id           {text_id(identity.id)}")
     click.echo(f"fingerprint  {fingerprint(identity.id)}")
@@ -105,8 +145,8 @@ def add_contact(file: Path, relay: str, address: str) -> None:
     address.
     """
     with failing_plainly():
-        found = _read(file)
-        node_id = _node_id(relay)
+        found = read_network(file)
+        node_id = relay_id(relay)
         others = tuple(contact for contact in found.contacts if contact.id != node_id)
         _write(file, replace(found, contacts=(*others, Contact(node_id, address))))
     click.echo(f"{file}: contacts: {len(others) + 1}")
@@ -117,14 +157,19 @@ def add_contact(file: Path, relay: str, address: str) -> None:
 def show_network(file: Path) -> None:
     """Show a network's name, id and first contacts."""
     with failing_plainly():
-        found = _read(file)
+        found = read_network(file)
     click.echo(f"name     {found.name}")
     click.echo(f"id       {text_id(found.id)}")
+    for key in found.charter:
+        click.echo(f"charter  {text_id(key)}")
+    if found.recommended:
+        click.echo(f"versions required {found.required}, recommended {found.recommended}")
     for contact in found.contacts:
         click.echo(f"contact  {text_id(contact.id)}  {contact.address}")
 
 
-def _node_id(relay: str) -> bytes:
+def relay_id(relay: str) -> bytes:
+    """The id of a relay, by the folder of its keys or as text."""
     if Path(relay).is_dir():
         return FileKeyStore.read_identity(relay).id
     try:
@@ -133,7 +178,8 @@ def _node_id(relay: str) -> bytes:
         raise ConfigError(f"{relay}: no folder, and not an id: {error}") from None
 
 
-def _read(file: Path) -> NetworkFile:
+def read_network(file: Path) -> NetworkFile:
+    """What is in a network file."""
     try:
         return NetworkFile.parse(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError:

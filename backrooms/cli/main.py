@@ -12,10 +12,15 @@ COMMANDS = {
     "status": ("backrooms.cli.status", "Show how a node is doing."),
     "circuits": ("backrooms.cli.circuits", "Show a node's circuits and their paths."),
     "relays": ("backrooms.cli.relays", "Show the relays that a node knows."),
+    "investigate": ("backrooms.cli.investigate", "Find relays that do harm."),
+    "path": ("backrooms.cli.path", "Say why paths are chosen, and what levels give."),
+    "route": ("backrooms.cli.path", "Show what a circuit goes through."),
     "newnym": ("backrooms.cli.circuits", "Use new circuits from now on."),
     "testnet": ("backrooms.cli.testnet", "Run a whole network on this machine."),
     "keys": ("backrooms.cli.keys", "Make and show the keys of a node."),
     "network": ("backrooms.cli.keys", "Make and show network files."),
+    "charter": ("backrooms.cli.charter", "Let relays into a private network."),
+    "geo": ("backrooms.cli.geo", "Make and ask the table of countries and networks."),
 }
 """Every subcommand: the module with a click command of its name, and what the list of commands says of it."""
 

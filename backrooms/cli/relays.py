@@ -50,7 +50,7 @@ def _row(relay: dict[str, Any]) -> list[str]:
     return [
         relay["nickname"],
         relay["fingerprint"],
-        "exit" if relay["exit"] else "",
+        "revoked" if relay.get("revoked") else "exit" if relay["exit"] else "",
         f"{byte_count(relay['capacity'])}/s",
         " ".join(relay["addresses"]),
     ]

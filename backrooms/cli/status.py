@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,6 +47,24 @@ def status(open_node: OpenNode, as_json: bool) -> None:
     print_table(["", ""], rows, header=False)
 
 
+def _view_rows(view: dict[str, Any]) -> list[list[str]]:
+    """What comparing views of the network came to."""
+    last = view["last"]
+    text = f"epoch {view['epoch']}, root {view['root']}"
+    if last is not None:
+        when = datetime.fromtimestamp(last["at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+        found = (
+            f"{last['same']} of {last['compared']} relays had ours" if last["compared"] else "no relay showed one yet"
+        )
+        text += f"; {found}, {when}"
+    rows = [["View", text]]
+    if view["alarm"]:
+        rows.append(["Alarm", view["alarm"]])
+    if view["two-faced"]:
+        rows.append(["Two-faced", f"relays that signed two records of one revision: {len(view['two-faced'])}"])
+    return rows
+
+
 def _rows(state: dict[str, Any]) -> list[list[str]]:
     start, circuits, relays, traffic = (state[k] for k in ("bootstrap", "circuits", "relays", "traffic"))
     memory, refused = state["memory"], state["refused"]
@@ -60,6 +79,10 @@ def _rows(state: dict[str, Any]) -> list[list[str]]:
         ["Traffic", f"{byte_count(traffic['read'])} read, {byte_count(traffic['written'])} written"],
         ["In queues", f"{byte_count(memory['waiting'])} of {byte_count(memory['limit'])}"],
     ]
+    rows += _view_rows(state["view"])
+    if state["path"]:
+        rows += [["Does not give", text] for text in state["path"]["lacks"] + state["path"]["gaps"]]
+        rows += [["Warning", text] for text in state["path"]["warnings"]]
     if refused:
         often = sorted(refused.items(), key=lambda one: -one[1])
         more = f", and {len(often) - SHOWN} more kinds" if len(often) > SHOWN else ""

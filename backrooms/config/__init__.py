@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from backrooms.config.investigate import InvestigateOptions
 from backrooms.config.listen import Listen
 from backrooms.config.options import (
     AccountingOptions,
@@ -28,6 +29,7 @@ from backrooms.config.options import (
     SocksOptions,
 )
 from backrooms.config.reader import read_table, read_toml
+from backrooms.config.routes import RouteOptions
 from backrooms.errors import ConfigError
 
 __all__ = ["Config", "LimitOptions", "Listen", "ProxyOptions", "SocksOptions"]
@@ -55,6 +57,8 @@ class Config:
     control: ControlOptions = field(default=ControlOptions())
     link: LinkOptions = field(default=LinkOptions())
     path: PathOptions = field(default=PathOptions())
+    routes: tuple[RouteOptions, ...] = ()
+    investigate: InvestigateOptions = field(default=InvestigateOptions())
     file: Path | None = field(default=None, compare=False, metadata={"option": False})
     """Where this was read from; not an option."""
 
@@ -75,6 +79,12 @@ class Config:
                 "relay.contact: an exit needs one, such as 'abuse@example.org': "
                 "who is bothered by what comes out of it must be able to reach you"
             )
+
+    def geo_file(self) -> Path | None:
+        """`path.geo` as a path from the folder of the file; None if it is empty."""
+        if not self.path.geo:
+            return None
+        return Path(self.path.geo) if self.file is None else self.file.parent / self.path.geo
 
     @classmethod
     def load(cls, path: Path | str) -> Config:

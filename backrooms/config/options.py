@@ -18,7 +18,7 @@ LiteralWord = Literal["allow", "warn", "refuse"]
 AccountingRule = Literal["max", "sum", "in", "out"]
 LogLevel = Literal["debug", "info", "warn", "error", "critical"]
 
-_LEVEL = re.compile(r"none|low|medium|custom:([1-9]|1[0-2])", re.ASCII)
+_LEVEL = re.compile(r"none|low|medium|high|custom:([1-9]|1[0-2])", re.ASCII)
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 _PERIOD = re.compile(rf"(month ([1-9]|1[0-9]|2[0-8])|week [1-7]|day) {_TIME}", re.ASCII)
 
@@ -66,7 +66,7 @@ class ProxyOptions:
 
     def check(self) -> None:
         if self.level != "default":
-            _check_level(self.level)
+            check_level(self.level)
         check_local(self.listen, self.allow_remote or bool(self.password), "listen", "give it a password")
 
 
@@ -85,6 +85,7 @@ class SpareOptions:
     none: int = option(0, least=0, most=16)
     low: int = option(0, least=0, most=16)
     medium: int = option(2, least=0, most=16)
+    high: int = option(0, least=0, most=16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ class ClientOptions:
     spares: SpareOptions = SpareOptions()
 
     def check(self) -> None:
-        _check_level(self.level)
+        check_level(self.level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,7 @@ class RelayOptions:
     """`[relay]`: carrying circuits of others.
 
     `capacity` is in bytes per second and weighs path choice; `rate` (bytes per second) and `burst` (bytes) bound what
-    all links together carry each way, 0 for no bound.
+    all links together carry each way, 0 for no bound. `admission` is what lets it into a network with a charter.
     """
 
     enabled: bool = False
@@ -121,6 +122,7 @@ class RelayOptions:
     contact: str = ""
     operator: str = ""
     family: tuple[str, ...] = ()
+    admission: str = ""
     capacity: int = option(10_000_000, least=1)
     rate: int = option(0, least=0)
     burst: int = option(0, least=0)
@@ -204,7 +206,7 @@ class DnsOptions:
 
     def check(self) -> None:
         if self.level != "default":
-            _check_level(self.level)
+            check_level(self.level)
         for index, listen in enumerate(self.listen):
             if not listen.startswith("udp:"):
                 raise ConfigError(
@@ -261,15 +263,37 @@ class LinkOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PathLevelOptions:
+    """`[path.levels]`: what paths of one level avoid beyond `path.avoid`; `custom` stands for every custom:N."""
+
+    none: tuple[str, ...] = ()
+    low: tuple[str, ...] = ()
+    medium: tuple[str, ...] = ()
+    high: tuple[str, ...] = ()
+    custom: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PathOptions:
-    """`[path]`: what no path may break. `exclude` has relays' ids."""
+    """`[path]`: what no path may break. The lists to avoid have rules about known entities (`path.rules`).
+
+    `geo` is the table of countries and networks; empty for the one in the state folder, or that of tor-geoipdb.
+    """
 
     distinct_subnets: bool = True
     distinct_families: bool = True
-    exclude: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+    avoid_entry: tuple[str, ...] = ()
+    avoid_middle: tuple[str, ...] = ()
+    avoid_exit: tuple[str, ...] = ()
+    blocs: tuple[str, ...] = ()
+    geo: str = ""
+    levels: PathLevelOptions = PathLevelOptions()
 
 
-def _check_level(level: str) -> None:
+def check_level(level: str) -> None:
     """`ConfigError` unless `backrooms.levels.parse_level` takes it, too."""
+    if level == "max":
+        raise ConfigError("level: max needs mixing, which this version does not have; nothing weaker takes its place")
     if not _LEVEL.fullmatch(level):
-        raise ConfigError("level: must be none, low, medium or custom:N with N relays, 1 to 12")
+        raise ConfigError("level: must be none, low, medium, high or custom:N with N relays, 1 to 12")

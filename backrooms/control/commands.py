@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,6 +46,7 @@ class Session:
             "SIGNAL": self._signal,
             "USEFEATURE": self._use_feature,
             "CLOSECIRCUIT": self._close_circuit,
+            "INVESTIGATE": self._investigate,
         }
 
     def handle(self, command: Command | BadLine) -> Answer:
@@ -173,6 +175,41 @@ class Session:
         if not known or not self._view.close_circuit(int(number), bool(flags)):
             raise Refusal(552, f'Unknown circuit "{number}"')
         return OK
+
+    def _investigate(self, args: str) -> Reply:
+        """`TARGET [MINUTES=N] [URL=...] [GUARDED]`, `PATH N ...`, `STOP`, or `FORGET TARGET`."""
+        words = self._words("INVESTIGATE", args, 1, 5)
+        verb = words[0].upper()
+        try:
+            if verb == "STOP":
+                if not self._view.stop_investigation():
+                    raise Refusal(552, "No investigation is running")
+            elif verb == "FORGET":
+                count = self._view.forget_scores(words[1] if len(words) > 1 else "all")
+                return reply(250, [f"FORGOTTEN={count}", "OK"])
+            else:
+                target = f"path {words.pop(1)}" if verb == "PATH" and len(words) > 1 else words[0]
+                self._view.investigate(target, *self._how(words[1:]))
+        except BackroomsError as error:
+            raise Refusal(551, f"Cannot investigate: {error}") from None
+        return OK
+
+    @staticmethod
+    def _how(words: list[str]) -> tuple[float, str, bool]:
+        """How to investigate: minutes (0 for the default), a page to compare, and whether to keep to the guards."""
+        minutes, url, guarded = 0.0, "", False
+        for word in words:
+            key, _, value = word.partition("=")
+            match key.upper():
+                case "MINUTES" if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", value):
+                    minutes = float(value)
+                case "URL" if value:
+                    url = value
+                case "GUARDED" if not value:
+                    guarded = True
+                case _:
+                    raise Refusal(512, f'Bad arguments to INVESTIGATE: "{word}"')
+        return minutes, url, guarded
 
     @staticmethod
     def _words(name: str, args: str, least: int, most: int) -> list[str]:

@@ -14,6 +14,7 @@ from backrooms.control.view import (
     Bandwidth,
     CircuitChanged,
     CircuitInfo,
+    InvestigationProgress,
     LogLine,
     NodeEvent,
     RelayInfo,
@@ -113,7 +114,7 @@ def relay_lines(info: RelayInfo) -> tuple[str, ...]:
     )
 
 
-EVENT_NAMES = ("CIRC", "STREAM", "BW", "NOTICE", "WARN", "ERR", "SIGNAL")
+EVENT_NAMES = ("CIRC", "STREAM", "BW", "NOTICE", "WARN", "ERR", "SIGNAL", "INVESTIGATION")
 """What SETEVENTS knows."""
 
 
@@ -130,6 +131,8 @@ def event_reply(event: NodeEvent) -> tuple[str, Reply]:
             name, text = "BW", f"{read} {written}"
         case SignalReceived(signal):
             name, text = "SIGNAL", signal
+        case InvestigationProgress(state, progress, probes, bad):
+            name, text = "INVESTIGATION", f"STATE={state} PROGRESS={progress:.2f} PROBES={probes} BAD={bad}"
     return name, reply(650, [f"{name} {text}"])
 
 

@@ -30,7 +30,9 @@ from backrooms.control.view import (
     StreamInfo,
     clean_nickname,
 )
+from backrooms.errors import BackroomsError
 from backrooms.node.accounting import AccountingState
+from backrooms.node.guards import GuardStatus
 
 SIGNALS = {
     "RELOAD": "RELOAD",
@@ -70,7 +72,7 @@ class Information:
             "circuit-status": (lambda: _listing(map(circuit_text, view.circuits())), "Our circuits."),
             "stream-status": (lambda: _listing(map(stream_text, view.streams())), "Our streams."),
             "ns/all": (lambda: _routers(view.relays()), "Router status entries of all relays."),
-            "entry-guards": (lambda: (), "Entry guards; none are kept yet."),
+            "entry-guards": (lambda: tuple(map(_guard, view.guards())), "Entry guards, the one that is used first."),
             "address-mappings/all": (lambda: "", "Address mappings; there are none."),
             "status/circuit-established": (self._circuit_established, "Whether a circuit is ready."),
             "status/enough-dir-info": (self._enough_relays, "Whether enough relays are known."),
@@ -102,7 +104,11 @@ class Information:
             "backrooms/status": (self._status, "The node at a glance, as JSON."),
             "backrooms/circuits": (lambda: _json_list(map(_circuit_json, view.circuits())), "Circuits, as JSON."),
             "backrooms/streams": (lambda: _json_list(map(_fields, view.streams())), "Streams, as JSON."),
-            "backrooms/relays": (lambda: _json_list(map(_fields, view.relays())), "Relays, as JSON."),
+            "backrooms/relays": (lambda: _json_list(map(_fields, [*view.relays(), *view.revoked()])), "Relays, as JSON."),
+            "backrooms/investigation": (self._investigation, "The investigation that runs, or the last one, as JSON."),
+            "backrooms/scores": (lambda: _json_list(map(dict, view.scores())), "Relays found bad, as JSON."),
+            "backrooms/levels": (lambda: _json_list(map(dict, view.levels())), "What each level gives, as JSON."),
+            "backrooms/view": (lambda: json.dumps(view.network_view()), "The view of the network, as JSON."),
             "backrooms/limits": (self._limits, "What was refused or ended, and how often."),
             "backrooms/memory": (lambda: "{} {}".format(*view.waiting()), "Bytes in queues, and how many may be."),
             "backrooms/links": (lambda: _json_list(map(_fields, view.links())), "Links, as JSON."),
@@ -110,6 +116,8 @@ class Information:
         self._families: dict[str, tuple[Callable[[str], Value], str]] = {
             "ns/id/": (self._by_id, "The router status entry with this fingerprint."),
             "ns/name/": (self._by_name, "The router status entry with this nickname."),
+            "backrooms/explain/": (self._explain, "Why a path is chosen: level:L,to:HOST:PORT,top:N or all, as JSON."),
+            "backrooms/path/": (self._path, "The relays of the circuit with this number, as JSON."),
             "ip-to-country/": (_country, "The country of an address; not known."),
         }
         self._options: dict[str, tuple[str, Callable[[], list[str]]]] = {
@@ -197,6 +205,25 @@ class Information:
     def _limits(self) -> Value:
         return _listing(f"{kind}={count}" for kind, count in sorted(self._view.refused().items()))
 
+    def _explain(self, text: str) -> Value:
+        words = [word.partition(":") for word in text.split(",") if word]
+        try:
+            found = self._view.explain_path({key: value for key, _, value in words})
+        except BackroomsError as error:
+            raise Refusal(551, f"Cannot explain: {error}") from None
+        return tuple(json.dumps(found, indent=1).splitlines())
+
+    def _path(self, text: str) -> Value:
+        if not (text.isascii() and text.isdecimal() and len(text) <= 12):
+            raise Refusal(551, "The number of a circuit was expected")
+        try:
+            return tuple(json.dumps(self._view.inspect_path(int(text)), indent=1).splitlines())
+        except BackroomsError as error:
+            raise Refusal(551, f"Cannot inspect: {error}") from None
+
+    def _investigation(self) -> Value:
+        return tuple(json.dumps(self._view.investigation(), indent=1).splitlines())
+
     def _status(self) -> str:
         view = self._view
         percent, tag, summary = view.bootstrap()
@@ -226,6 +253,8 @@ class Information:
                 "timers": view.timers(),
                 "memory": {"waiting": waiting, "limit": limit},
                 "refused": dict(view.refused()),
+                "view": dict(view.network_view()),
+                "path": view.path_status(),
                 "listeners": {
                     "socks": list(view.listeners("socks")),
                     "http": list(view.listeners("http")),
@@ -247,6 +276,12 @@ def _listing(lines: Iterable[str]) -> Value:
 
 def _routers(relays: Iterable[RelayInfo]) -> Value:
     return tuple(line for relay in relays for line in relay_lines(relay))
+
+
+def _guard(guard: GuardStatus) -> str:
+    name = f"~{clean_nickname(guard.nickname)}" if guard.nickname else ""
+    told = guard.since is not None and guard.status in ("down", "unusable")
+    return f"${guard.fingerprint}{name} {guard.status}" + (f" {_time(guard.since or 0.0)}" if told else "")
 
 
 def _fields(info: CircuitInfo | StreamInfo | RelayInfo | LinkInfo | AddressInfo) -> dict[str, object]:

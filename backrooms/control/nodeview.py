@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from twisted.logger import LogLevel
@@ -18,6 +18,7 @@ from backrooms.control.view import (
     CircuitChanged,
     CircuitInfo,
     CircuitStatus,
+    InvestigationProgress,
     LinkInfo,
     ListenerKind,
     LogLine,
@@ -31,10 +32,15 @@ from backrooms.control.view import (
     clean_nickname,
 )
 from backrooms.crypto.keys import fingerprint, text_id
+from backrooms.errors import ConfigError
+from backrooms.netdir.descriptor import Descriptor
 from backrooms.netdir.directory import Directory
 from backrooms.node.accounting import Accounting, AccountingState
 from backrooms.node.channels import Channels
 from backrooms.node.circuits import Circuits, ClientCircuit
+from backrooms.node.guards import GuardStatus
+from backrooms.node.investigator import Investigator
+from backrooms.node.membership import Membership
 from backrooms.node.memory import Memory
 from backrooms.node.reachability import Reachability
 from backrooms.node.relay import Relay
@@ -53,6 +59,18 @@ _REFUSED_BY_US = re.compile(r"\btoo many\b|\bdescriptors\b|\bpolicy\b|\bno exit\
 """What an exit counts that is no fault of destinations."""
 
 
+class PathReport(Protocol):
+    """What tells of paths (`sides.pathreport`)."""
+
+    def explain(self, options: Mapping[str, str]) -> dict[str, object]: ...
+
+    def inspect(self, number: int) -> dict[str, object]: ...
+
+    def levels(self) -> list[dict[str, object]]: ...
+
+    def status(self) -> dict[str, object]: ...
+
+
 class Node(Protocol):
     """What a view needs of a node."""
 
@@ -60,13 +78,20 @@ class Node(Protocol):
     timers: Timers
     directory: Directory
     channels: Channels
+    membership: Membership
     relay: Relay | None
     reachability: Reachability | None
     circuits: Circuits | None
+    investigator: Investigator | None
     memory: Memory
     sheds: Counter[str]
 
     def listening(self, kind: str) -> Sequence[str]: ...
+
+    def network_view(self) -> dict[str, object]: ...
+
+    @property
+    def path_report(self) -> PathReport | None: ...
 
     def turned_away(self) -> int: ...
 
@@ -87,6 +112,8 @@ class View:
         if node.circuits is not None:
             node.circuits.on_circuit = lambda circuit: self.publish(CircuitChanged(self._circuit(circuit)))
             node.circuits.streams.on_stream = lambda item: self.publish(StreamChanged(self._stream(item)))
+        if node.investigator is not None:
+            node.investigator.on_progress = self._investigated
         self._meter: Any = None
         self._running = False
 
@@ -144,18 +171,14 @@ class View:
         return [self._stream(item) for item in self._node.circuits.streams.streams.values()]
 
     def relays(self) -> Iterable[RelayInfo]:
-        return [
-            RelayInfo(
-                text_id(relay.id),
-                relay.fingerprint,
-                clean_nickname(relay.nickname),
-                tuple(str(address) for address in relay.addresses),
-                relay.is_exit,
-                relay.capacity,
-                relay.record.revision,
-            )
-            for relay in self._node.directory.relays()
-        ]
+        return map(_relay, self._node.directory.relays())
+
+    def revoked(self) -> Iterable[RelayInfo]:
+        return [_relay(relay) for relay in self._node.directory.everything() if relay.revoked]
+
+    def guards(self) -> Iterable[GuardStatus]:
+        circuits = self._node.circuits
+        return circuits.paths.guards.status() if circuits is not None else []
 
     def links(self) -> Iterable[LinkInfo]:
         return [
@@ -191,6 +214,27 @@ class View:
         found["proxy: too many connections"] = node.turned_away()
         return {kind: count for kind, count in (found | node.sheds).items() if count}
 
+    @property
+    def _paths(self) -> PathReport:
+        if self._node.path_report is None:
+            raise ConfigError("this node is no client: it chooses no paths")
+        return self._node.path_report
+
+    def explain_path(self, options: Mapping[str, str]) -> dict[str, object]:
+        return self._paths.explain(options)
+
+    def inspect_path(self, circuit: int) -> dict[str, object]:
+        return self._paths.inspect(circuit)
+
+    def levels(self) -> list[dict[str, object]]:
+        return self._paths.levels() if self._node.path_report is not None else []
+
+    def path_status(self) -> dict[str, object] | None:
+        return self._paths.status() if self._node.path_report is not None else None
+
+    def network_view(self) -> dict[str, object]:
+        return self._node.network_view()
+
     def waiting(self) -> tuple[int, int]:
         memory = self._node.memory
         return memory.total(), memory.limit
@@ -198,7 +242,8 @@ class View:
     def bootstrap(self) -> tuple[int, str, str]:
         percent, tag, summary = self._phase()
         clocks = self._node.channels.clocks
-        return percent, tag, clocks.describe() if clocks.wrong else summary
+        kept_out = self._node.membership.kept_out()
+        return percent, tag, clocks.describe() if clocks.wrong else kept_out or summary
 
     def _phase(self) -> tuple[int, str, str]:
         node = self._node
@@ -249,6 +294,33 @@ class View:
         if not (if_unused and circuit.machine is not None and circuit.machine.stream_count):
             circuit.end(DestroyReason.REQUESTED)
         return True
+
+    @property
+    def _investigator(self) -> Investigator:
+        if self._node.investigator is None:
+            raise ConfigError("this node is no client: it has no circuits to investigate with")
+        return self._node.investigator
+
+    def investigate(self, target: str, minutes: float, url: str, guarded: bool) -> None:
+        self._investigator.begin(target, minutes, url, guarded=guarded)
+
+    def stop_investigation(self) -> bool:
+        return self._investigator.end()
+
+    def forget_scores(self, target: str) -> int:
+        return self._investigator.forget(target)
+
+    def investigation(self) -> dict[str, object] | None:
+        return self._node.investigator.report() if self._node.investigator is not None else None
+
+    def scores(self) -> list[dict[str, object]]:
+        return self._node.investigator.remembered() if self._node.investigator is not None else []
+
+    def _investigated(self) -> None:
+        inquiry = self._investigator.inquiry
+        if inquiry is not None:
+            bad = sum(one.verdict.is_bad for one in inquiry.judged.values())
+            self.publish(InvestigationProgress(inquiry.state, inquiry.progress(), inquiry.counts["finished"], bad))
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> None:
         self._subscribers.append(callback)
@@ -306,3 +378,16 @@ def _name(kind: type[DestroyReason] | type[EndReason], reason: int) -> str:
         return kind(reason).name
     except ValueError:
         return "MISC"
+
+
+def _relay(relay: Descriptor) -> RelayInfo:
+    return RelayInfo(
+        text_id(relay.id),
+        relay.fingerprint,
+        clean_nickname(relay.nickname),
+        tuple(str(address) for address in relay.addresses),
+        relay.is_exit,
+        relay.capacity,
+        0 if relay.revoked else relay.record.revision,
+        relay.revoked,
+    )

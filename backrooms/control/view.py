@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from backrooms.node.accounting import AccountingState
+from backrooms.node.guards import GuardStatus
 
 CircuitStatus = Literal["LAUNCHED", "EXTENDED", "BUILT", "FAILED", "CLOSED"]
 StreamStatus = Literal["NEW", "NEWRESOLVE", "SENTCONNECT", "SENTRESOLVE", "SUCCEEDED", "FAILED", "CLOSED"]
@@ -77,6 +78,7 @@ class RelayInfo:
     exit: bool
     capacity: int
     revision: float
+    revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,17 @@ class SignalReceived:
     name: str
 
 
-NodeEvent: TypeAlias = CircuitChanged | StreamChanged | LogLine | Bandwidth | SignalReceived
+@dataclass(frozen=True, slots=True)
+class InvestigationProgress:
+    """An investigation went on, or is over (`state` is "running", "done" or "stopped"); `bad` relays so far."""
+
+    state: str
+    progress: float
+    probes: int
+    bad: int
+
+
+NodeEvent: TypeAlias = CircuitChanged | StreamChanged | LogLine | Bandwidth | SignalReceived | InvestigationProgress
 
 
 class NodeView(Protocol):
@@ -181,6 +193,12 @@ class NodeView(Protocol):
     def relays(self) -> Iterable[RelayInfo]:
         """The verified list of relays."""
 
+    def revoked(self) -> Iterable[RelayInfo]:
+        """Relays that there were, and that never will be again."""
+
+    def guards(self) -> Iterable[GuardStatus]:
+        """The guards of our circuits, in the order in which they are used."""
+
     def links(self) -> Iterable[LinkInfo]: ...
 
     def listeners(self, kind: ListenerKind) -> Iterable[str]:
@@ -197,6 +215,21 @@ class NodeView(Protocol):
 
     def waiting(self) -> tuple[int, int]:
         """Bytes that wait in queues now, about, and how many may."""
+
+    def network_view(self) -> Mapping[str, object]:
+        """Epoch and root of the node's view of the network, and what comparing it came to (`node.viewcheck`)."""
+
+    def explain_path(self, options: Mapping[str, str]) -> Mapping[str, object]:
+        """Why a path is chosen (`sides.pathreport`). `BackroomsError` says why that cannot be told."""
+
+    def inspect_path(self, circuit: int) -> Mapping[str, object]:
+        """What is known of the relays of a circuit. `BackroomsError` if there is no such circuit."""
+
+    def levels(self) -> Iterable[Mapping[str, object]]:
+        """What each level gives and does not give."""
+
+    def path_status(self) -> Mapping[str, object] | None:
+        """What the default level does not give, and what rules leave too little; None for no client."""
 
     def bootstrap(self) -> tuple[int, str, str]:
         """Progress in percent, its tag and its summary.
@@ -225,6 +258,21 @@ class NodeView(Protocol):
 
     def close_circuit(self, circuit_id: int, if_unused: bool) -> bool:
         """Close a circuit, `if_unused` only if it carries no stream. False when there is no such circuit."""
+
+    def investigate(self, target: str, minutes: float, url: str, guarded: bool) -> None:
+        """Start an investigation (`node.investigator`). `BackroomsError` says why it cannot be."""
+
+    def stop_investigation(self) -> bool:
+        """Stop it; False when none is running."""
+
+    def forget_scores(self, target: str) -> int:
+        """Forget what was found of a relay, or of `all`; how many scores there were. `BackroomsError` if none is so."""
+
+    def investigation(self) -> Mapping[str, object] | None:
+        """The investigation that runs, or the last one; None when there was none."""
+
+    def scores(self) -> Iterable[Mapping[str, object]]:
+        """Relays of which something bad is remembered."""
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> None:
         """Call `callback(event)` for every event from now on."""

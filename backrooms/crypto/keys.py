@@ -323,3 +323,36 @@ class OnionKey:
         if not isinstance(private, X25519PrivateKey):
             raise ValueError("the key must be X25519")
         return cls(private)
+
+
+class CharterKey:
+    """An Ed25519 key that lets relays into a network. Its repr shows the public half only."""
+
+    __slots__ = ("_private", "public")
+
+    def __init__(self, private: ed25519.Ed25519PrivateKey) -> None:
+        self._private = private
+        self.public = private.public_key().public_bytes_raw()
+
+    def __repr__(self) -> str:
+        return f"CharterKey({text_id(self.public)})"
+
+    @classmethod
+    def generate(cls) -> CharterKey:
+        return cls(ed25519.Ed25519PrivateKey.generate())
+
+    def sign(self, message: bytes) -> bytes:
+        """A signature over a labelled message."""
+        return self._private.sign(message)
+
+    def to_pem(self) -> bytes:
+        """Unencrypted PKCS8."""
+        return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> CharterKey:
+        """The inverse of `to_pem`. `ValueError` says what is wrong and never quotes the bytes."""
+        private = load_private_key(pem)
+        if not isinstance(private, ed25519.Ed25519PrivateKey) or pem.count(_PEM_END) != 1:
+            raise ValueError("the key must be Ed25519")
+        return cls(private)

@@ -130,6 +130,11 @@ class FileKeyStore:
         return cls._read_identity(Path(directory)).public
 
     @classmethod
+    def read_private(cls, directory: Path | str) -> PrivateIdentity:
+        """The identity's private keys, to sign a last record with; writes nothing either."""
+        return cls._read_identity(Path(directory))
+
+    @classmethod
     def _read_identity(cls, directory: Path) -> PrivateIdentity:
         cls._check_directory(directory)
         check_schema(directory)

@@ -1,24 +1,27 @@
 """The list of all relays that a node knows, every one verified (docs/protocol.md, "Directory").
 
-Of one relay the record with the highest revision and the certificate made last are kept. Times are unix
-seconds, handed in. `revision` counts changes, so that whoever derives something from the list knows when to
-do it again.
+Of one relay the record with the highest revision and the certificate made last are kept. A revoked relay is in the list
+only to be passed on: `relays`, `get`, `in` and `len` do not know it, `everything` and `held` do. Times are unix
+seconds, handed in. `revision` counts changes, so that whoever derives something from the list knows when to do it
+again.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from backrooms.errors import ConfigError, CryptoError, RemoteProtocolError, WireError
-from backrooms.netdir.descriptor import (
+from backrooms.errors import ConfigError, CryptoError, RemoteProtocolError
+from backrooms.netdir.certificate import (
     CLOCK_TOLERANCE,
-    Descriptor,
+    REVOCATION_LIFE,
     IdentityCertificate,
+    NotAdmittedError,
+    ShelfError,
     SignedCertificate,
-    SignedRecord,
+    check_admission,
 )
-from backrooms.wire.codec import Reader, Writer
+from backrooms.netdir.descriptor import Descriptor, SignedRecord
 from backrooms.wire.documents import (
     MAX_DOCS,
     MAX_FETCH_IDS,
@@ -35,25 +38,49 @@ from backrooms.wire.documents import (
 
 MAX_RELAYS = 20_000
 """Relays in one list; more are refused, so that made-up relays cannot fill the memory."""
-_MAGIC = b"backrooms-directory-1\n"
+MAX_REVOKED = 20_000
+"""Revoked relays in one list; of more, those whose certificates end first are forgotten."""
 _DOCS_HEADER = 2
 
 
-class Directory:
-    """Relays by id, verified against one network id. `verify` may run in a thread, all else may not."""
+class EquivocationError(RemoteProtocolError):
+    """A relay signed two different records of one revision: here they are."""
 
-    def __init__(self, network_id: bytes, now: float = 0.0) -> None:
+    def __init__(self, relay_id: bytes, held: bytes, offered: bytes) -> None:
+        super().__init__("two contact records of one revision")
+        self.relay_id = relay_id
+        self.held = held
+        self.offered = offered
+
+
+class Directory:
+    """Relays by id, verified against one network id. `verify` may run in a thread, all else may not.
+
+    With `charter` keys only relays that one of them lets in are taken; `required` is the least protocol version.
+    """
+
+    def __init__(
+        self, network_id: bytes, now: float = 0.0, *, charter: Iterable[bytes] = (), required: int = 0
+    ) -> None:
         if len(network_id) != 32:
             raise ConfigError(f"a network id has 32 bytes, not {len(network_id)}")
         self.network_id = network_id
+        self.charter = frozenset(charter)
+        self.required = required
         self.revision = 0
         """Counts changes of the list."""
         self.changed_at = now
         """When the list last changed, unix seconds."""
         self.on_change: list[Callable[[bytes, Descriptor | None], None]] = []
-        """Called with a relay's id and what is now known of it, None where it was dropped."""
+        """Called with a relay's id and what is now known of it, perhaps its revocation; None where it was dropped."""
+        self.on_equivocation: list[Callable[[EquivocationError], None]] = []
+        """Called by those who verify, with proof that a relay signed two records of one revision."""
+        self.seen: dict[bytes, int] = {}
+        """Since when each relay has been in the list without a break, unix seconds; restarts are no break."""
         self._relays: dict[bytes, Descriptor] = {}
+        self._revoked: dict[bytes, Descriptor] = {}
         self._sorted: list[Descriptor] | None = None
+        self._everything: list[Descriptor] | None = None
         self._by_nickname: dict[str, Descriptor | None] | None = None
         self._by_fingerprint: dict[str, Descriptor] | None = None
 
@@ -71,6 +98,25 @@ class Directory:
         if self._sorted is None:
             self._sorted = sorted(self._relays.values(), key=lambda relay: relay.id)
         return self._sorted
+
+    def everything(self) -> Sequence[Descriptor]:
+        """All relays and revoked ones, by rising id: what is passed on. Do not alter it."""
+        if not self._revoked:
+            return self.relays()
+        if self._everything is None:
+            self._everything = sorted(self.snapshot(), key=lambda relay: relay.id)
+        return self._everything
+
+    def snapshot(self) -> list[Descriptor]:
+        """What `everything` has, in no order and at no cost: a list of its own, for a thread."""
+        return [*self._relays.values(), *self._revoked.values()]
+
+    def held(self, node_id: bytes) -> Descriptor | None:
+        """A relay, or the revocation of one."""
+        return self._relays.get(node_id) or self._revoked.get(node_id)
+
+    def is_revoked(self, node_id: bytes) -> bool:
+        return node_id in self._revoked
 
     def by_fingerprint(self, text: str) -> Descriptor | None:
         """The relay with these 40 hex digits, in either case and with or without Tor's leading `$`."""
@@ -94,43 +140,66 @@ class Directory:
         """The verified descriptor, without changing the list: may run in a thread.
 
         Without a certificate, or with one no newer than ours, ours is used. What we hold already, or hold in
-        a newer revision, comes back as it is, at no cost. `WireError`, `CryptoError`, `DocumentTimeError`, or
-        `RemoteProtocolError` for a record whose certificate nobody has and for two records of one revision.
+        a newer revision, comes back as it is, at no cost. `WireError`, `CryptoError`, `DocumentTimeError`,
+        `NotAdmittedError`, `EquivocationError`, or `RemoteProtocolError` for a record whose certificate nobody has.
         """
         signed = SignedRecord.decode(record)
-        known = self._relays.get(signed.record.id)
-        newer = self._newer_certificate(certificate, known, now)
+        known = self.held(signed.record.id)
+        is_last = signed.record.is_revocation
+        newer = self._newer_certificate(certificate, known, now, is_last or (known is not None and known.revoked))
         kept = newer or (known.certificate if known is not None else None)
         if kept is None:
             raise RemoteProtocolError("contact record without an identity certificate")
         if known is None or signed.record.revision > known.record.revision:
+            if not is_last:
+                self._check_version(signed.record.protocol_version)
+                self._check_admitted(kept, now)
             return signed.verify(now, self.network_id, kept)
         if newer is not None:
             # Also for an old record: a new certificate is worth having, under the record we trust more.
             known = Descriptor(newer, known.record, known.record_raw)
         if signed.record.revision == known.record.revision and record != known.record_raw:
             signed.verify(now, self.network_id, kept)
-            raise RemoteProtocolError("two contact records of one revision")
+            if not is_last:  # an end may be told in two ways
+                raise EquivocationError(known.id, known.record_raw, record)
         return known
 
+    def _check_version(self, version: int) -> None:
+        if version < self.required:
+            raise NotAdmittedError(f"a relay of protocol version {version}; this network requires {self.required}")
+
+    def _check_admitted(self, certificate: IdentityCertificate, now: float) -> None:
+        """For a certificate that was checked when it came: whether its admission has expired since."""
+        if self.charter and certificate.facts.admitted < now - CLOCK_TOLERANCE:
+            raise NotAdmittedError("a relay whose admission has expired")
+
     def _newer_certificate(
-        self, certificate: bytes | None, known: Descriptor | None, now: float
+        self, certificate: bytes | None, known: Descriptor | None, now: float, is_last: bool
     ) -> IdentityCertificate | None:
         """The certificate, verified, if it is newer than what we have."""
-        if not certificate or (known is not None and certificate == known.certificate.raw):
+        if not certificate or (known is not None and known.certificate.has_bytes(certificate)):
             return None
         signed = SignedCertificate.decode(certificate)
         if known is not None:
-            if signed.body.created < known.certificate.body.created:
+            if signed.body.created < known.certificate.facts.created:
                 return None
             if signed.digest == known.certificate.digest:
                 return None
-        verified = signed.verify(now, self.network_id)
+        verified = signed.verify(now, self.network_id, after=REVOCATION_LIFE if is_last else 0)
         if known is not None:
-            if verified.identity.id != known.id:
+            if verified.facts.id != known.id:
                 raise CryptoError("contact record and identity certificate are of different relays")
-            if signed.body.created == known.certificate.body.created:
+            if signed.body.created == known.certificate.facts.created:
                 raise RemoteProtocolError("two identity certificates of one time")
+        if self.charter:
+            try:
+                # The admission of a revoked relay may have run out: then at least it was one of the network.
+                when = min(now, verified.facts.admitted) if is_last else now
+                check_admission(signed.body.admission, verified.facts.id, self.network_id, self.charter, when)
+            except NotAdmittedError:
+                if known is None or not is_last:
+                    raise
+                return None
         return verified
 
     def insert(self, relay: Descriptor, now: float) -> Descriptor:
@@ -138,21 +207,35 @@ class Directory:
 
         `RemoteProtocolError` when the list is full.
         """
-        known = self._relays.get(relay.id)
+        known = self.held(relay.id)
         if known is None:
-            if len(self._relays) >= MAX_RELAYS:
+            if not relay.revoked and len(self._relays) >= MAX_RELAYS:
                 raise RemoteProtocolError(f"the directory holds {MAX_RELAYS} relays and takes no more")
         elif relay is known:
             return known
         else:
             record = max(known, relay, key=lambda each: each.record.revision)
-            certificate = max(known, relay, key=lambda each: each.certificate.body.created).certificate
+            certificate = max(known, relay, key=lambda each: each.certificate.facts.created).certificate
             if record is known and certificate is known.certificate:
                 return known
             relay = Descriptor(certificate, record.record, record.record_raw)
-        self._relays[relay.id] = relay
+        self._keep(relay, int(now))
         self._changed(now, [relay.id])
         return relay
+
+    def _keep(self, relay: Descriptor, since: int) -> None:
+        if not relay.revoked:
+            self._relays[relay.id] = relay
+            self.seen.setdefault(relay.id, since)
+            return
+        self._forget(relay.id)
+        if len(self._revoked) >= MAX_REVOKED:
+            self._forget(min(self._revoked.values(), key=lambda each: each.expires).id)
+        self._revoked[relay.id] = relay
+
+    def _forget(self, node_id: bytes) -> None:
+        for held in (self._relays, self._revoked, self.seen):
+            held.pop(node_id, None)
 
     def add(self, certificate: bytes | None, record: bytes, now: float) -> Descriptor:
         """`verify`, then `insert`. Whether anything changed shows in `revision`."""
@@ -161,30 +244,58 @@ class Directory:
     def expire(self, now: float) -> list[Descriptor]:
         """Drop what has expired or, since our clock was set back, is from the future; returns the dropped."""
         late, early = now - CLOCK_TOLERANCE, now + CLOCK_TOLERANCE
-        gone = [one for one in self._relays.values() if one.expires < late or one.record.revision > early]
+        gone = [one for one in self._relays.values() if self.end(one) < late or one.record.revision > early]
+        gone += [one for one in self._revoked.values() if one.expires < late]
         for relay in gone:
-            del self._relays[relay.id]
+            self._forget(relay.id)
         if gone:
             self._changed(now, [relay.id for relay in gone])
         return gone
 
+    def end(self, relay: Descriptor) -> int:
+        """When a relay goes out of the list unless it renews its documents, unix seconds."""
+        if self.charter and not relay.revoked:
+            return min(relay.expires, relay.certificate.facts.admitted)
+        return relay.expires
+
+    def drop(self, node_id: bytes) -> None:
+        """Let go of a relay whose documents were lost: others have them."""
+        if self.held(node_id) is not None:
+            self._forget(node_id)
+            self._changed(self.changed_at, [node_id])
+
+    def restore(self, relays: Iterable[tuple[Descriptor, int]], now: float) -> None:
+        """Take in descriptors that were verified by this directory's rules before, and since when each was held.
+
+        What expired meanwhile is left out, and what is there already stays.
+        """
+        late, early = now - CLOCK_TOLERANCE, now + CLOCK_TOLERANCE
+        taken = []
+        for relay, since in relays:
+            is_early = relay.record.revision > early and not relay.revoked
+            if self.end(relay) >= late and not is_early and self.held(relay.id) is None:
+                self._keep(relay, since)
+                taken.append(relay.id)
+        if taken:
+            self._changed(now, taken)
+
     def _changed(self, now: float, ids: Sequence[bytes]) -> None:
         self.revision += 1
         self.changed_at = now
-        self._sorted = self._by_nickname = self._by_fingerprint = None
+        self._sorted = self._everything = self._by_nickname = self._by_fingerprint = None
         for call in self.on_change:
             for node_id in ids:
-                call(node_id, self._relays.get(node_id))
+                call(node_id, self.held(node_id))
 
     # --- passing on
 
     def entries(self) -> list[ListEntry]:
         """The whole list in short, ids rising."""
-        return [_entry(relay) for relay in self.relays()]
+        return [_entry(relay) for relay in self.everything()]
 
     def answer_list(self, request: DirListRequest) -> DirList:
         """The page of the list that was asked for."""
-        relays = self.relays()
+        relays = self.everything()
         start = bisect_right(relays, request.after, key=lambda relay: relay.id)
         end = start + MAX_LIST_ENTRIES
         return DirList(tuple(_entry(relay) for relay in relays[start:end]), end < len(relays))
@@ -202,21 +313,22 @@ class Directory:
         return DirDocs(tuple(answer))
 
     def _documents(self, node_id: bytes, what: Parts) -> Documents:
-        relay = self._relays.get(node_id)
+        relay = self.held(node_id)
         if relay is None:
             return Documents(node_id)
-        return Documents(
-            node_id,
-            relay.certificate.raw if what & Parts.CERTIFICATE else b"",
-            relay.record_raw if what & Parts.RECORD else b"",
-        )
+        try:
+            certificate = relay.certificate.raw if what & Parts.CERTIFICATE else b""
+        except ShelfError:
+            self.drop(node_id)
+            return Documents(node_id)
+        return Documents(node_id, certificate, relay.record_raw if what & Parts.RECORD else b"")
 
     def wanted(self, entries: Sequence[ListEntry]) -> list[DirFetch]:
         """What to ask another node for, having seen these entries of its list."""
         both: list[bytes] = []
         records: list[bytes] = []
         for entry in entries:
-            known = self._relays.get(entry.id)
+            known = self.held(entry.id)
             if known is None:
                 both.append(entry.id)
             elif entry.revision > known.record.revision:
@@ -227,43 +339,6 @@ class Directory:
             for ids, what in ((sorted(both), Parts.BOTH), (sorted(records), Parts.RECORD))
             for start in range(0, len(ids), MAX_FETCH_IDS)
         ]
-
-    # --- keeping
-
-    def to_bytes(self) -> bytes:
-        """The documents of all relays, for a file: magic | count u32 | certificate and record, u16 each."""
-        writer = Writer().bytes(_MAGIC).u32(len(self._relays))
-        for relay in self.relays():
-            writer.bytes16(relay.certificate.raw).bytes16(relay.record_raw)
-        return writer.done()
-
-    def restore(self, data: bytes, now: float) -> int:
-        """Add what `to_bytes` wrote, verified anew; returns how many relays were refused (often: expired).
-
-        `WireError` when the file as such is damaged.
-        """
-        reader = Reader(data)
-        if reader.remaining < len(_MAGIC) or reader.bytes(len(_MAGIC)) != _MAGIC:
-            raise WireError("not a saved directory")
-        count = reader.u32()
-        if count > MAX_RELAYS:
-            raise WireError(f"a saved directory of {count} relays, {MAX_RELAYS} are allowed")
-        documents = [(reader.bytes16(), reader.bytes16()) for _ in range(count)]
-        reader.end()
-        refused = 0
-        for certificate, record in documents:
-            try:
-                self.add(certificate, record, now)
-            except RemoteProtocolError:
-                refused += 1
-        return refused
-
-    @classmethod
-    def from_bytes(cls, network_id: bytes, data: bytes, now: float) -> Directory:
-        """A directory with what `to_bytes` wrote. `WireError` when the file is damaged."""
-        directory = cls(network_id, now)
-        directory.restore(data, now)
-        return directory
 
 
 def _entry(relay: Descriptor) -> ListEntry:

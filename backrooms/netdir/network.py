@@ -7,8 +7,13 @@
     id = "…"
     address = "tls:192.0.2.1:5001"
 
-Optional `charter` lists keys that may one day vouch for relays; they are kept and not used yet. Reading and
-writing the file is the caller's part: here are only text and values.
+    [versions]
+    required = 1
+    recommended = 1
+
+Optional `charter` lists keys: only relays that one of them has admitted are then in the network. Optional `versions`
+says which version of the protocol a relay must speak, and which it should. Reading and writing the file is the
+caller's part: here are only text and values.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from backrooms.netdir.policy import is_private
 from backrooms.wire.records import Address
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_KEYS = {"name", "id", "contacts", "charter"}
+_KEYS = {"name", "id", "contacts", "charter", "versions"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,10 @@ class NetworkFile:
     id: bytes
     contacts: tuple[Contact, ...] = ()
     charter: tuple[bytes, ...] = ()
+    required: int = 0
+    """The least version of the protocol that a relay may speak."""
+    recommended: int = 0
+    """The least version that it should speak."""
 
     @classmethod
     def parse(cls, text: str) -> NetworkFile:
@@ -59,7 +68,15 @@ class NetworkFile:
         if len({contact.id for contact in contacts}) != len(contacts):
             raise ConfigError("network file: contacts: one relay stands there twice")
         charter = tuple(_id(item, f"charter[{i}]") for i, item in enumerate(_list(table, "charter")))
-        return cls(name, _id(_string(table, "id", "id"), "id"), contacts, charter)
+        versions = table.get("versions", {})
+        if not isinstance(versions, dict):
+            raise ConfigError("network file: versions: must be a table with required and recommended")
+        _known(versions, {"required", "recommended"}, "versions.")
+        required = _version(versions, "required", 0)
+        recommended = _version(versions, "recommended", required)
+        if recommended < required:
+            raise ConfigError("network file: versions.recommended: must not be below versions.required")
+        return cls(name, _id(_string(table, "id", "id"), "id"), contacts, charter, required, recommended)
 
     @property
     def is_local(self) -> bool:
@@ -73,6 +90,8 @@ class NetworkFile:
         if self.charter:
             keys = ", ".join(f'"{text_id(key)}"' for key in self.charter)
             lines.append(f"charter = [{keys}]")
+        if self.recommended:
+            lines += ["", "[versions]", f"required = {self.required}", f"recommended = {self.recommended}"]
         for contact in self.contacts:
             lines += ["", "[[contacts]]", f'id = "{text_id(contact.id)}"', f'address = "{contact.address}"']
         return "\n".join(lines) + "\n"
@@ -97,6 +116,13 @@ def _list(table: dict[str, Any], key: str) -> list[Any]:
     value = table.get(key, [])
     if not isinstance(value, list):
         raise ConfigError(f"network file: {key}: must be a list")
+    return value
+
+
+def _version(table: dict[str, Any], key: str, default: int) -> int:
+    value = table.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0xFFFF:
+        raise ConfigError(f"network file: versions.{key}: must be a number from 0 to 65535")
     return value
 
 

@@ -365,6 +365,12 @@ class Channels:
                 link.driver.close()
         self._sweep_later()
 
+    def set_aside(self, link: Link) -> None:
+        """It seems not to work: whoever wants a link to that relay gets a new one."""
+        if self._by_peer.get(link.peer_id or b"") is link:
+            link.superseded_at = self._timers.now()
+            del self._by_peer[link.peer_id or b""]
+
     def _look_at_clock(self) -> None:
         """If it was set, new circuits go over new links: only those tell what the relays' clocks say."""
         now = self._timers.now()

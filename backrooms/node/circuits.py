@@ -21,10 +21,13 @@ from backrooms.netdir.directory import Directory
 from backrooms.node.channels import Channels
 from backrooms.node.clientcircuit import ClientCircuit
 from backrooms.node.logs import Seldom
+from backrooms.node.paths import Paths
+from backrooms.node.spares import Spares
 from backrooms.node.streams import Streams
 from backrooms.node.timers import Timers
 from backrooms.path.constraints import Constraints, Target, allows
-from backrooms.path.selector import ANYWHERE, PathSelector
+from backrooms.path.entities import KnownEntities
+from backrooms.path.route import Route
 from backrooms.wire.cell import DestroyReason
 
 log = Logger()
@@ -32,15 +35,6 @@ log = Logger()
 MAX_CIRCUITS = 256
 SWEEP = 1.0
 """Seconds between looks at what is old, and at how many spares there are."""
-BUILD_BACKOFF_MAX = 30.0
-"""Seconds between attempts at spares while nothing can be built."""
-SUSPICION = 30.0
-"""Seconds for which relays at which a circuit failed are avoided, if there are others."""
-DRAWS = 8
-"""Paths drawn to find one whose first relay may be dialled now."""
-SPARE_LIFE = 6
-"""A spare is replaced after this many times `max_dirtiness`."""
-
 
 __all__ = ["Circuits", "ClientCircuit", "Options"]
 
@@ -57,6 +51,7 @@ class Options:
     dormant_after: float = 0.0
     """Seconds without a stream after which the client sleeps; 0 for never."""
     constraints: Constraints = field(default_factory=Constraints)
+    entities: KnownEntities = field(default_factory=KnownEntities)
 
 
 class Circuits:
@@ -67,6 +62,7 @@ class Circuits:
         timers: Timers,
         channels: Channels,
         directory: Directory,
+        paths: Paths,
         network_id: bytes,
         rng: Rng,
         options: Options,
@@ -86,19 +82,20 @@ class Circuits:
         self.on_dormant: Callable[[bool], None] = lambda dormant: None
         """Called when `dormant` changes."""
         self.on_circuit: Callable[[ClientCircuit], None] = lambda circuit: None
+        self.paths = paths
+        self.shun = paths.shun
+        """Each gives ids of relays to avoid in new paths if there are others; never as the guard."""
+        self.refuses: Callable[[Level], str | None] = lambda level: None
+        """Why a level may not be used now, if it may not."""
         self.streams = Streams(self)
+        self.spares = Spares(self, rng)
         self._channels = channels
         self._directory = directory
         self._network_id = network_id
         self._rng = rng
         self._numbers = itertools.count(1)
         self._settled = settled
-        self._selector: PathSelector | None = None
-        self._selector_for: tuple[int, Constraints] | None = None
-        self._suspects: dict[bytes, float] = {}
         self._seldom = Seldom()
-        self._failures = 0
-        self._next_spare = 0.0
         self._used_at = 0.0
         self._sweeper: Any = None
         self._stopped = False
@@ -146,6 +143,13 @@ class Circuits:
                 circuit.retired = True
         self.wake()
 
+    def relay_changed(self, relay_id: bytes, relay: Descriptor | None) -> None:
+        """Something else is known of a relay: circuits through one that was revoked take no new streams."""
+        if relay is not None and relay.revoked:
+            for circuit in self.circuits.values():
+                circuit.retired = circuit.retired or relay_id in [hop.id for hop in circuit.path]
+            self.wake()
+
     def wake(self) -> None:
         """Something changed: look after circuits and waiting streams soon."""
         if not self._stopped and self._sweeper is not None:
@@ -154,25 +158,32 @@ class Circuits:
 
     def directory_changed(self) -> None:
         """There are other relays than before: what could not be built may be possible now."""
-        self._next_spare = 0.0
+        self.spares.hurry()
         self.wake()
 
     # what streams ask
+
+    @property
+    def default(self) -> Route:
+        """The route of streams that ask for none."""
+        return Route(self.options.level)
 
     def isolation(self, key: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
         """The whole isolation key of a request."""
         return (*key, self.epoch)
 
     def find(
-        self, level: Level, target: Target, isolation: tuple[Hashable, ...], avoid: Collection[bytes] = ()
+        self, route: Route, target: Target, isolation: tuple[Hashable, ...], avoid: Collection[bytes] = ()
     ) -> ClientCircuit | None:
         """A built circuit that a stream may use: one of its isolation, else a spare. `avoid` has exits' ids."""
         now = self.timers.now()
         spare = None
+        if self.refuses(route.level):
+            return None
         for circuit in self.circuits.values():
             if circuit.status != "BUILT" or circuit.retired or circuit.reserved:
                 continue
-            if not _suits(circuit, level, target, avoid):
+            if not _suits(circuit, route, target, avoid):
                 continue
             if circuit.isolation == isolation:
                 if circuit.dirty_at is None or now - circuit.dirty_at < self.options.max_dirtiness:
@@ -182,23 +193,24 @@ class Circuits:
         return spare
 
     def want(
-        self, level: Level, target: Target, isolation: tuple[Hashable, ...], avoid: Collection[bytes] = ()
+        self, route: Route, target: Target, isolation: tuple[Hashable, ...], avoid: Collection[bytes] = ()
     ) -> bool:
         """Build a circuit for this, unless one is on its way. False when that has to wait.
 
         `PathError` when no path fits and waiting will not help.
         """
+        self._check_level(route)
         for circuit in self.circuits.values():
             if circuit.status == "BUILT" or circuit.retired or circuit.reserved:
                 continue
             if circuit.isolation not in (isolation, None):
                 continue
-            if _suits(circuit, level, target, avoid):
+            if _suits(circuit, route, target, avoid):
                 if circuit.isolation is None:
                     # A spare under way is what this stream would get next; keep it for this one.
                     circuit.isolation = isolation
                 return True
-        return self._build(level, target, isolation, avoid)
+        return self.begin(route, target, isolation, avoid)
 
     def use(self, circuit: ClientCircuit, isolation: tuple[Hashable, ...]) -> OriginCircuit:
         """Give a circuit to streams of one isolation."""
@@ -209,6 +221,7 @@ class Circuits:
                 if other.status != "BUILT" and other.isolation == isolation:
                     other.isolation = None  # it was kept for these streams; now it may be anybody's spare
             self.wake()
+        self.spares.used(circuit, self.timers.now())
         if circuit.dirty_at is None:
             circuit.dirty_at = self.timers.now()
         return circuit.machine
@@ -225,9 +238,17 @@ class Circuits:
         min(idle, key=lambda one: one.dirty_at or 0.0).end(DestroyReason.FINISHED)
         return True
 
-    def _build(
+    def _check_level(self, route: Route) -> None:
+        """`PathError` while something speaks against the route's level: it is not lowered."""
+        reason = self.refuses(route.level)
+        if reason:
+            if self._seldom.is_due("level", self.timers.now()):
+                log.warn("level {name} is refused: {reason}", name=route.level.name, reason=reason)
+            raise PathError(reason)
+
+    def begin(
         self,
-        level: Level,
+        route: Route,
         target: Target,
         isolation: tuple[Hashable, ...] | None,
         avoid: Collection[bytes] = (),
@@ -235,19 +256,20 @@ class Circuits:
         """Start a circuit. False when it has to wait; `PathError` when it is no use waiting."""
         if self._channels.clocks.wrong:
             raise PathError(self._channels.clocks.describe())
+        self._check_level(route)
         if self._stopped or not self._directory.relays() or not self._make_room():
             return False
         try:
-            path = self._choose(level, target, avoid)
+            path = self.paths.choose(route, target, avoid)
         except PathError as error:
             if not self._settled():
                 return False
             if self._seldom.is_due(str(error), self.timers.now()):
-                log.warn("no path at level {name}: {error}", name=level.name, error=str(error))
+                log.warn("no path at level {name}: {error}", name=route.level.name, error=str(error))
             raise
         if path is None:
             return False
-        circuit = ClientCircuit(self, next(self._numbers), level, path)
+        circuit = ClientCircuit(self, next(self._numbers), route, path)
         circuit.isolation = isolation
         self._launch(circuit)
         return True
@@ -262,7 +284,7 @@ class Circuits:
         if self._stopped or not self._make_room():
             return fail(CircuitError("this node is stopping" if self._stopped else "too many circuits are in use"))
         waiter: Deferred[ClientCircuit] = Deferred(lambda _: circuit.end(DestroyReason.FINISHED))
-        circuit = ClientCircuit(self, next(self._numbers), level, path, waiter)
+        circuit = ClientCircuit(self, next(self._numbers), Route(level), path, waiter)
         self._launch(circuit)
         return waiter
 
@@ -273,30 +295,6 @@ class Circuits:
         link.addCallback(lambda found: circuit.launch(found, self._network_id, self._rng))
         link.addErrback(lambda failure: self._no_link(circuit, failure))
 
-    def _choose(self, level: Level, target: Target, avoid: Collection[bytes]) -> list[Descriptor] | None:
-        """A path, around relays that have just failed if there are others. None: all that can be done is to wait.
-
-        The constraints are never relaxed; `PathError` says that nothing fits them.
-        """
-        key = self._directory.revision, self.options.constraints
-        if self._selector is None or self._selector_for != key:
-            self._selector = PathSelector(self._directory.relays(), self.options.constraints)
-            self._selector_for = key
-        resting = self._channels.resting()
-        now = self.timers.now()
-        self._suspects = {one: until for one, until in self._suspects.items() if until > now}
-        for shunned in ({*resting, *self._suspects}, set(resting)):
-            if shunned:
-                try:
-                    return self._selector.select(level.hops, target, self._rng, avoid={*shunned, *avoid})
-                except PathError:
-                    pass
-        for _ in range(DRAWS):
-            path = self._selector.select(level.hops, target, self._rng, avoid=avoid)
-            if path[0].id not in resting:
-                return path
-        return None
-
     def _no_link(self, circuit: ClientCircuit, failure: Failure) -> None:
         if not isinstance(failure.value, BackroomsError):
             log.failure("bug while building a circuit", failure)
@@ -306,11 +304,19 @@ class Circuits:
         """A circuit being built has one hop more."""
         self.on_circuit(circuit)
 
+    def entered(self, circuit: ClientCircuit) -> None:
+        """The first relay of a circuit answered."""
+        if self._is_guarded(circuit):
+            self.paths.guards.reached(circuit.path[0].id, confirm=not circuit.reserved)
+
+    def _is_guarded(self, circuit: ClientCircuit) -> bool:
+        """Whether what happened at its first relay says something about a guard."""
+        return len(circuit.path) > 1 and not self._stopped and not self._channels.clocks.wrong
+
     def built(self, circuit: ClientCircuit) -> None:
         """A circuit is ready: give it to whoever waits for one."""
-        self._failures = 0
-        for relay in circuit.path:
-            self._suspects.pop(relay.id, None)
+        self.spares.built()
+        self.paths.trust(circuit.path)
         self.ever_built = True
         self.on_circuit(circuit)
         self.wake()
@@ -320,17 +326,16 @@ class Circuits:
         self.circuits.pop(circuit.number, None)
         self.on_circuit(circuit)
         expected = circuit.reason in (DestroyReason.FINISHED, DestroyReason.REQUESTED)
+        if circuit.hops == 0 and not expected and self._is_guarded(circuit):
+            self.paths.guards.failed(circuit.path[0].id)
+            self.spares.leave(circuit.path[0].id)
         if not was_built and not expected and not circuit.reserved:
-            self._failures += 1
             if circuit.link is not None:
                 # Either the relay that was not reached is at fault, or the one that should have reached it.
-                until = self.timers.now() + SUSPICION
-                for relay in circuit.path[max(0, circuit.hops - 1) : circuit.hops + 1]:
-                    self._suspects[relay.id] = until
+                self.paths.suspect(circuit.path[max(0, circuit.hops - 1) : circuit.hops + 1])
                 if circuit.isolation is not None:
-                    self.streams.build_failed(circuit.level, circuit.isolation)
-            pause = min(2.0 ** min(self._failures, 10) / 10, BUILD_BACKOFF_MAX)
-            self._next_spare = self.timers.now() + pause * (0.5 + self._rng.random())
+                    self.streams.build_failed(circuit.route, circuit.isolation)
+            self.spares.failed(self.timers.now())
         self.wake()
 
     def blame(self, text: str) -> None:
@@ -349,10 +354,11 @@ class Circuits:
             self._used_at = now
         elif 0 < self.options.dormant_after <= now - self._used_at:
             self.go_dormant()
+        self.spares.look()
         for circuit in list(self.circuits.values()):
             self._retire(circuit, now)
         if not self.dormant:
-            self._keep_spares(now)
+            self.spares.keep(now)
         elif not self.circuits and not self.streams.streams:
             self._sweeper.cancel()
 
@@ -361,27 +367,12 @@ class Circuits:
             return
         if circuit.dirty_at is not None and now - circuit.dirty_at >= self.options.max_dirtiness:
             circuit.retired = True
-        if circuit.isolation is None and now - circuit.started >= SPARE_LIFE * self.options.max_dirtiness:
+        if self.spares.is_stale(circuit, now):
             circuit.retired = True
         if (circuit.retired or self.dormant) and circuit.machine.stream_count == 0:
             circuit.end(DestroyReason.FINISHED)
 
-    def _keep_spares(self, now: float) -> None:
-        if now < self._next_spare:
-            return
-        for level, wanted in self.options.spares.items():
-            spares = sum(
-                circuit.isolation is None and circuit.level == level and not circuit.retired and not circuit.reserved
-                for circuit in self.circuits.values()
-            )
-            try:
-                for _ in range(wanted - spares):
-                    if not self._build(level, ANYWHERE, None):
-                        break
-            except PathError:
-                self._next_spare = now + BUILD_BACKOFF_MAX
 
-
-def _suits(circuit: ClientCircuit, level: Level, target: Target, avoid: Collection[bytes]) -> bool:
+def _suits(circuit: ClientCircuit, route: Route, target: Target, avoid: Collection[bytes]) -> bool:
     last = circuit.exit
-    return circuit.level == level and last.is_exit and last.id not in avoid and allows(last, target)
+    return circuit.route == route and last.is_exit and last.id not in avoid and allows(last, target)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import singledispatchmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
 from backrooms.circuit.events import CircuitBuilt, CircuitClosed, HopAdded
 from backrooms.circuit.origin import HopKeys, OriginCircuit
-from backrooms.errors import CircuitError
+from backrooms.errors import CircuitError, StreamError
 from backrooms.interfaces import Rng
 from backrooms.levels import Level
 from backrooms.netdir.descriptor import Descriptor
 from backrooms.node.link import Link
+from backrooms.path.route import Route
 from backrooms.wire.cell import DestroyReason
 from backrooms.wire.extensions import ClientExtensions
 
 if TYPE_CHECKING:
     from backrooms.node.circuits import Circuits
+
+
+PROBE_TIME = 5.0
+"""Seconds the last relay has to answer when it is asked whether the circuit still passes cells."""
 
 
 class BuildError(CircuitError):
@@ -38,7 +43,7 @@ class ClientCircuit:
         self,
         manager: Circuits,
         number: int,
-        level: Level,
+        route: Route,
         path: list[Descriptor],
         waiter: Deferred[ClientCircuit] | None = None,
     ) -> None:
@@ -46,7 +51,7 @@ class ClientCircuit:
         self.number = number
         self.waiter = waiter
         self.reserved = waiter is not None
-        self.level = level
+        self.route = route
         self.path = path
         self.status = "LAUNCHED"
         self.hops = 0
@@ -63,8 +68,18 @@ class ClientCircuit:
         self.link: Link | None = None
         self.circuit_id = 0
         self.reason = 0
+        self.accepted = frozenset(manager.paths.doubted())
+        """Relays that were doubted when it was begun: where it has one of them there was no other."""
         self._manager = manager
+        self.probe_at = self.started
+        """When it is to be found out whether it still passes cells."""
+        self._probe: Any = None
         self._timeout = manager.timers.at(self.started + manager.options.build_timeout, self._timed_out)
+
+    @property
+    def level(self) -> Level:
+        """The level of its route."""
+        return self.route.level
 
     @property
     def exit(self) -> Descriptor:
@@ -114,6 +129,8 @@ class ClientCircuit:
     @_dispatch.register
     def _(self, event: HopAdded) -> None:
         self.hops = event.count
+        if event.count == 1:
+            self._manager.entered(self)
         if event.count < len(self.path):
             self.status = "EXTENDED"
             self._manager.changed(self)
@@ -133,6 +150,31 @@ class ClientCircuit:
         self._manager.blame(event.text)
         self.end(event.reason)
 
+    def probe(self) -> None:
+        """Find out whether cells still pass; if they do not, the circuit ends."""
+        if self.status != "BUILT" or self.machine is None or self._probe is not None:
+            return
+        timers = self._manager.timers
+        try:
+            # An address is no question for anybody: the exit answers at once, that it may or may not go there.
+            self.machine.resolve("0.0.0.0", False, lambda answer: self._passes())
+        except StreamError:  # it has as many streams as there can be
+            return
+        self._probe = timers.at(timers.now() + PROBE_TIME, self._stalled)
+
+    def _passes(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+
+    def _stalled(self) -> None:
+        self._probe = None
+        self._manager.paths.suspect(self.path)
+        self.end(DestroyReason.TIMEOUT)
+        for other in list(self._manager.circuits.values()):
+            if other.path[0].id == self.path[0].id:
+                other.probe()  # if it is the entry that stalls, they are all gone
+
     def _timed_out(self) -> None:
         self.end(DestroyReason.TIMEOUT)
 
@@ -144,6 +186,7 @@ class ClientCircuit:
         self.status = "CLOSED" if was_built else "FAILED"
         self.reason = reason
         self._timeout.cancel()
+        self._passes()
         if self.link is not None:
             self.link.release(self.circuit_id, DestroyReason.NONE, self._manager.timers.now())
         if self.machine is not None:

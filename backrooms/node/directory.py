@@ -1,34 +1,40 @@
-"""Keeps the list of relays: fetches it from contacts, serves it to others, publishes this relay.
+"""Keeps the list of relays: has it brought up to date, serves it to others, publishes this relay.
 
-The list spreads through the contacts of the network file: relays publish to them, every node fetches from them.
-Requests and answers are link messages, one request at a time on a link.
+Relays gossip (`node.gossip`). Whoever knows too little, and every client without circuits, asks for the whole list:
+contacts of the network file first, then relays that it knows from before. Requests and answers are link messages, one
+request at a time on a link.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import threads
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.logger import Logger
 
 from backrooms.errors import BackroomsError, RemoteProtocolError, WireError
+from backrooms.gossip.exchange import Result
+from backrooms.gossip.partners import sample
 from backrooms.interfaces import Rng
-from backrooms.netdir.descriptor import CLOCK_TOLERANCE, Descriptor
-from backrooms.netdir.directory import MAX_RELAYS, Directory
+from backrooms.netdir.descriptor import Descriptor
+from backrooms.netdir.directory import MAX_RELAYS, Directory, EquivocationError
 from backrooms.netdir.network import NetworkFile
 from backrooms.netdir.policy import is_private
 from backrooms.node.channels import Channels
+from backrooms.node.gossip import Gossiping
+from backrooms.node.learning import Learning
 from backrooms.node.link import Link
 from backrooms.node.logs import Seldom, without_numbers
+from backrooms.node.publishing import Publishing
 from backrooms.node.questions import Questions
 from backrooms.node.savedlist import SavedList
 from backrooms.node.schedule import Schedule
 from backrooms.node.timers import Timers
+from backrooms.node.verifying import Verifier
 from backrooms.wire.cell import IGNORABLE
 from backrooms.wire.documents import (
     AnyDirectoryMessage,
@@ -52,21 +58,20 @@ FETCH_LAST = 1800.0
 """Seconds between fetches once it does not."""
 SETTLED = 3.0
 """Seconds between fetches from which on the list counts as settled: the last few of them brought nothing new."""
-LEARN_TIME = 3.0
-"""Seconds that whoever asks for an unknown relay waits for."""
-LEARN_PAUSE = 10.0
-"""Seconds between fetches made because somebody asked for an unknown relay: clients can name as many as they like."""
-PUBLISH_INTERVAL = 18 * 3600.0
-PUBLISH_RETRY = 2.0
-PUBLISH_RETRY_MAX = 600.0
+GOSSIP_LOOK = 60.0
+"""Seconds between looks whether gossip goes on, at a relay that has the list."""
 ANSWERS_WAITING = 64
 """Control cells that wait on a link, at most, when a further question is answered; an answer takes up to 15."""
 FETCH_TIME = 120.0
 """Seconds one contact may take over its whole list."""
 SOURCES = 2
-"""Contacts asked at each fetch; the answers are united."""
-VERIFY_CHUNK = 16
-"""Descriptors verified in one go in a thread."""
+"""Relays asked at each fetch; the answers are united."""
+WARM = 3
+"""Relays in the saved list from which on a client tries to ask over circuits first."""
+CIRCUITS_TIME = 15.0
+"""Seconds that this may take before it asks over a link."""
+OTHERS = 4
+"""Relays of the list that are tried when contacts give no list."""
 
 
 class DirectoryKeeper:
@@ -90,36 +95,59 @@ class DirectoryKeeper:
         """Whether the list is as long as it is going to be, as far as we can tell."""
         self.may_publish: Callable[[], bool] = lambda: True
         """While it says no we are in no list, our own included. `republish` when that changes."""
+        self.over_circuits: Callable[[], Coroutine[Any, Any, bool]] | None = None
+        """Brings a client's list up to date over circuits, so that nobody sees who asks; whether it did."""
+        self.gossip: Gossiping | None = None
+        """A relay's gossip."""
         self._reactor = reactor
         self._timers = timers
         self._channels = channels
         self._network = network
         self._rng = rng
-        self._saved = SavedList(state, directory, timers)
+        self._saved = SavedList(reactor, timers, directory, state)
+        self._verifier = Verifier(reactor, directory, timers.wall)
         self.refused: Counter[str] = Counter()
         """Descriptors that were refused, by reason."""
         self._seldom = Seldom()
-        self._describe = describe
         self._local = network.is_local
-        self._own: Descriptor | None = None
         self._questions = Questions(timers)
         self._schedule = Schedule(timers, "the directory")
         self._later = self._schedule.set
         self._fetch_pause = FETCH_FIRST
-        self._publish_pause = PUBLISH_RETRY
-        self._unpublished: set[bytes] = set()
-        self._published_at = 0.0
         self._fetching = False
-        self._fetch_again = False
-        self._learners: list[Deferred[None]] = []
-        self._learned_at = -LEARN_PAUSE
+        self._fetched = False
+        """Whether somebody has given us the whole list since the start."""
+        self._learning = Learning(
+            timers, channels, directory, self._questions, self._sources, self._take, lambda: self.on_change()
+        )
         self._stopped = False
         channels.on_message = self._message
         channels.on_gone.append(self._questions.gone)
+        self._publishing: Publishing | None = None
+        if describe is not None:
+            self.gossip = Gossiping(
+                timers, channels, directory, self._questions, rng, self._take, lambda one: bool(self.addresses(one))
+            )
+            self.gossip.on_news = lambda: self.on_change()
+            self._publishing = Publishing(
+                timers,
+                channels,
+                directory,
+                network,
+                self._questions,
+                self._schedule,
+                self.gossip,
+                describe,
+                lambda: self.may_publish(),
+            )
 
     def start(self) -> None:
         """Load what was saved, publish ourselves, and fetch."""
         self._saved.load()
+        if self._saved.unverified:
+            Deferred.fromCoroutine(self._take(self._saved.unverified))
+        if self.gossip is not None:
+            self.gossip.start()
         self.republish()
         self._later("fetch", 0.0, self._fetch)
 
@@ -127,18 +155,25 @@ class DirectoryKeeper:
         """Stop, and save the list."""
         self._stopped = True
         self._schedule.stop()
-        self._wake_learners()
-        self._saved.save()
+        if self.gossip is not None and self._publishing is not None:
+            self.gossip.stop()
+            self._publishing.stop()
+        self._learning.stop()
+        self._saved.stop()
 
     def rest(self) -> None:
         """Fetch and publish nothing until `resume`."""
         self._schedule.rest()
+        if self.gossip is not None:
+            self.gossip.stop()
 
     def resume(self) -> None:
         """Go on. The list may be old: what has expired goes at once, and it counts as settled when it was fetched."""
         self.directory.expire(self._timers.wall())
         self.settled = self.settled and not self._schedule.overdue("fetch")
         self._schedule.resume()
+        if self.gossip is not None:
+            self.gossip.start()
 
     def addresses(self, relay_id: bytes) -> Sequence[str]:
         """Where a relay can be reached: by its descriptor, else by the network file."""
@@ -147,90 +182,87 @@ class DirectoryKeeper:
             # A record could send us to hosts of our own local network.
             dialled = (one for one in relay.addresses if self._local or one.host is None or not is_private(one.host))
             return [str(address) for address in dialled]
+        if self.directory.is_revoked(relay_id):
+            return []
         return [contact.address for contact in self._network.contacts if contact.id == relay_id]
 
     async def learn(self, relay_id: bytes) -> bool:
-        """Whether a relay is in the list. If it is not, look once more, but not for long and not too often."""
-        now = self._timers.now()
-        end = now + LEARN_TIME
-        if relay_id not in self.directory and now - self._learned_at >= LEARN_PAUSE:
-            self._learned_at = now
-            self._fetch_pause = FETCH_FIRST
-            self._fetch_soon()
-        while relay_id not in self.directory and self._is_looking() and self._timers.now() < end:
-            waiter: Deferred[None] = Deferred()
-            self._learners.append(waiter)
-            timeout = self._timers.at(end, partial(self._wake_learner, waiter))
-            await waiter
-            timeout.cancel()
-        return relay_id in self.directory
-
-    def _is_looking(self) -> bool:
-        return (self._fetching or self._fetch_again) and not self._stopped
+        """Whether a relay is in the list. If it is not, ask some others for it, but not for long and not too often."""
+        return await self._learning.learn(relay_id)
 
     def _fetch_soon(self) -> None:
-        self._fetch_again = True
         if not self._fetching:
             self._later("fetch", 0.0, self._fetch)
-
-    def _wake_learner(self, waiter: Deferred[None]) -> None:
-        if waiter in self._learners:
-            self._learners.remove(waiter)
-            waiter.callback(None)
-
-    def _wake_learners(self) -> None:
-        for waiter in list(self._learners):
-            self._wake_learner(waiter)
 
     # fetching
 
     async def _fetch(self) -> None:
         if self._fetching:
-            self._fetch_again = True
             return
-        self._fetching, self._fetch_again = True, False
+        self._fetching = True
         before = self.directory.revision
         self.directory.expire(self._timers.wall())
         try:
-            answered = await self._fetch_all()
+            answered = await self._bring_up_to_date()
         except Exception:  # a bug: the list must go on being fetched
             log.failure("bug while fetching the list of relays")
             answered = False
         self._fetching = False
         if self._stopped:
             return
-        self._saved.save()  # even if nothing is new: the last time there may have been no room on the disk
         was_settled = self.settled
         changed = self.directory.revision != before
+        alone = not self._sources()
         if changed:
             self._fetch_pause = FETCH_FIRST
-        elif answered or not self._contacts():
-            self._fetch_pause = min(self._fetch_pause * 1.5, FETCH_LAST)
+        elif answered or alone:
+            self._fetch_pause = min(self._fetch_pause * 1.5, FETCH_LAST if self.gossip is None else GOSSIP_LOOK)
         else:
             self._fetch_pause = min(max(self._fetch_pause, 1.0) * 1.5, 60.0)
-        # An empty list, or one that nobody could be asked about, may grow as soon as a contact is reached.
-        self.settled = bool(self.directory) and (answered or not self._contacts()) and self._fetch_pause >= SETTLED
-        pause = 0.0 if self._fetch_again else self._fetch_pause * (0.75 + self._rng.random() / 2)
-        self._later("fetch", pause, self._fetch)
-        self._wake_learners()
+        # An empty list, or one that nobody could be asked about, may grow as soon as somebody is reached.
+        self.settled = bool(self.directory) and (answered or alone) and self._fetch_pause >= SETTLED
+        self._later("fetch", self._fetch_pause * (0.75 + self._rng.random() / 2), self._fetch)
         if changed or (self.settled and not was_settled):
             self.on_change()
 
-    def _contacts(self) -> list[bytes]:
-        return [contact.id for contact in self._network.contacts if contact.id != self._channels.my_id]
+    def _sources(self) -> list[bytes]:
+        """Whom to ask for the list: the contacts, then some relays of the list, each in random order."""
+        mine = self._channels.my_id
+        contacts = [contact.id for contact in self._network.contacts if contact.id != mine]
+        relays = self.directory.relays()
+        drawn = {relays[self._rng.randrange(0, len(relays))].id for _ in range(OTHERS) if relays}
+        others = sorted(drawn - {mine, *contacts})
+        return sample(contacts, len(contacts), self._rng) + sample(others, len(others), self._rng)
+
+    async def _bring_up_to_date(self) -> bool:
+        """Get what is new; whether anybody was there to tell."""
+        if self.gossip is not None and self._fetched and self.gossip.in_touch:
+            return True  # gossip tells all
+        if self.over_circuits is not None and (self.settled or len(self.directory) >= WARM):
+            asking = Deferred.fromCoroutine(self.over_circuits())
+            asking.addTimeout(CIRCUITS_TIME, self._reactor)
+            try:
+                if await asking:
+                    return True
+            except (BackroomsError, TookTooLong):
+                pass  # no circuit can be built with what we know
+        return await self._fetch_all()
 
     async def _fetch_all(self) -> bool:
-        """Ask some contacts for their lists; whether any answered."""
-        sources = self._contacts()
+        """Ask some relays for their lists; whether any answered."""
         answered = 0
-        while sources and answered < SOURCES and not self._stopped:
-            source = sources.pop(self._rng.randrange(0, len(sources)))
+        for source in self._sources():
+            if answered >= SOURCES or self._stopped:
+                break
             try:
                 await self._fetch_from(await self._channels.link(source))
                 answered += 1
             except BackroomsError as error:
                 if self._seldom.is_due(str(error), self._timers.now()):
-                    log.info("a contact gave no list of relays: {error}", error=str(error))
+                    log.info("a relay gave no list of relays: {error}", error=str(error))
+        if answered and self.gossip is not None and not self._fetched:
+            self.gossip.hurry()
+        self._fetched = self._fetched or answered > 0
         return answered > 0
 
     async def _fetch_from(self, link: Link) -> None:
@@ -258,77 +290,20 @@ class DirectoryKeeper:
                 raise WireError("a list of relays that goes round in circles")
             after = page.entries[-1].id
 
-    async def _take(self, documents: Sequence[Documents]) -> None:
-        """Verify in a thread, so that no reactor turn gets long, and keep what is good."""
-        wall = self._timers.wall()
-
-        def verify(chunk: Sequence[Documents]) -> list[Descriptor | RemoteProtocolError]:
-            results: list[Descriptor | RemoteProtocolError] = []
-            for one in chunk:
-                try:
-                    results.append(self.directory.verify(one.certificate or None, one.record, wall))
-                except RemoteProtocolError as error:
-                    results.append(error)
-            return results
-
-        held = [one for one in documents if one.record]
-        for start in range(0, len(held), VERIFY_CHUNK):
-            chunk = held[start : start + VERIFY_CHUNK]
-            for result in await threads.deferToThreadPool(self._reactor, self._reactor.getThreadPool(), verify, chunk):
-                if isinstance(result, Descriptor):
-                    self.directory.insert(result, wall)
-                    continue
+    async def _take(self, documents: Sequence[Documents]) -> list[Result]:
+        """Verify in threads, and keep what is good."""
+        results = await self._verifier.take(documents)
+        for result in results:
+            if isinstance(result, RemoteProtocolError):
                 self.refused[without_numbers(result.reason)] += 1
                 if self._seldom.is_due(without_numbers(result.reason), self._timers.now()):
                     log.warn("a descriptor was refused: {reason}", reason=result.reason)
-
-    # publishing
-
-    def _renew(self) -> None:
-        assert self._describe is not None
-        wall = self._timers.wall()
-        last = self._own or self.directory.get(self._channels.my_id or b"")
-        if last is not None and last.record.revision > wall + CLOCK_TOLERANCE:
-            last = None  # made while our clock was ahead: nobody has taken it
-            self.directory.expire(wall)
-        self._own = self._describe(last)
-        self.directory.insert(self._own, wall)
-        self._published_at = self._timers.now()
-        self._unpublished = {c.id for c in self._network.contacts if c.id != self._channels.my_id}
-
-    async def _publish(self) -> None:
-        if not self.may_publish():
-            return
-        if self._timers.now() - self._published_at >= PUBLISH_INTERVAL:
-            self._renew()
-        assert self._own is not None
-        await DeferredList([self._channels.link(contact) for contact in self._unpublished], consumeErrors=True)
-        if not self.may_publish() or self._stopped:
-            return  # their links told what time it is, and ours is wrong
-        message = DirPublish(self._own.certificate.raw, self._own.record_raw)
-        for contact in list(self._unpublished):
-            try:
-                answer = await self._questions.ask(await self._channels.link(contact), message, DirPublished)
-            except BackroomsError as error:
-                if self._seldom.is_due(f"publish {error}", self._timers.now()):
-                    log.info("a contact did not take our descriptor: {error}", error=str(error))
-                continue
-            if answer.status in (PublishStatus.ACCEPTED, PublishStatus.UNCHANGED):
-                self._unpublished.discard(contact)
-            else:
-                log.warn("a contact refused our descriptor: {text}", text=answer.text)
-        pause = PUBLISH_INTERVAL
-        if self._unpublished:
-            pause = self._publish_pause
-            self._publish_pause = min(self._publish_pause * 1.5, PUBLISH_RETRY_MAX)
-        self._later("publish", pause, self._publish)
+        return results
 
     def republish(self) -> None:
         """Something we publish has changed."""
-        if self._describe is not None and not self._stopped and self.may_publish():
-            self._renew()
-            self._publish_pause = PUBLISH_RETRY
-            self._later("publish", 0.0, self._publish)
+        if self._publishing is not None:
+            self._publishing.republish()
 
     # messages
 
@@ -341,7 +316,7 @@ class DirectoryKeeper:
             link.driver.fail(error)
             return
         if isinstance(message, DirListRequest | DirFetch | DirPublish):
-            if self._describe is None:
+            if self.gossip is None:
                 link.driver.fail(WireError("a client was asked for the directory"))
                 return
             if link.channel.mux.control_waiting > ANSWERS_WAITING:
@@ -365,16 +340,23 @@ class DirectoryKeeper:
     def _published(self, link: Link, message: DirPublish) -> DirPublished:
         if link.peer_id is None:
             return DirPublished(PublishStatus.REFUSED, "only relays publish")
+        assert self.gossip is not None  # clients are not asked
         before = self.directory.revision
+        if not self.gossip.may_change(link.peer_id):
+            return DirPublished(PublishStatus.REFUSED, "too many records in a short time")
         try:
             relay = self.directory.verify(message.certificate or None, message.record, self._timers.wall())
             if relay.id != link.peer_id:
                 raise WireError("a relay publishes itself only")
             self.directory.insert(relay, self._timers.wall())
         except RemoteProtocolError as error:
+            if isinstance(error, EquivocationError):
+                for call in self.directory.on_equivocation:
+                    call(error)
             return DirPublished(PublishStatus.REFUSED, error.reason)
         if self.directory.revision == before:
             return DirPublished(PublishStatus.UNCHANGED)
         self._fetch_pause = FETCH_FIRST
+        self.gossip.news(link.peer_id)
         self.on_change()
         return DirPublished(PublishStatus.ACCEPTED)

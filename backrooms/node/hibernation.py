@@ -8,6 +8,7 @@ from backrooms.node.accounting import Hibernating
 from backrooms.node.channels import Channels
 from backrooms.node.circuits import Circuits
 from backrooms.node.directory import DirectoryKeeper
+from backrooms.node.heartbeats import Heartbeats
 from backrooms.node.relay import Relay
 from backrooms.node.timers import Timers
 
@@ -29,6 +30,7 @@ class Hibernation:
         keeper: DirectoryKeeper,
         relay: Relay | None,
         circuits: Circuits | None,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
         """Make it when `keeper.may_publish` has been set: it adds its own condition."""
         self.state: Hibernating = "awake"
@@ -37,6 +39,7 @@ class Hibernation:
         self._keeper = keeper
         self._relay = relay
         self._circuits = circuits
+        self._heartbeats = heartbeats
         self._grace: Any = None
         may_publish = keeper.may_publish
         keeper.may_publish = lambda: self.state == "awake" and may_publish()
@@ -53,9 +56,13 @@ class Hibernation:
             if self._circuits is not None:
                 self._circuits.stop()
             self._keeper.rest()
+            if self._heartbeats is not None:
+                self._heartbeats.rest()
             self._grace = self._timers.at(self._timers.now() + GRACE, self._end)
         elif before == "hard":
             self._keeper.resume()
+            if self._heartbeats is not None:
+                self._heartbeats.resume()
             if self._circuits is not None:
                 self._circuits.start()
         if state == "awake":

@@ -10,8 +10,9 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from backrooms.circuit.events import BeginRequested
+from backrooms.circuit.events import BeginRequested, DirectoryRequested
 from backrooms.circuit.hop import RelayCircuit
+from backrooms.circuit.stream import Stream
 from backrooms.crypto.ntor import ReplayCache, relay_respond
 from backrooms.errors import BackroomsError, CryptoError
 from backrooms.interfaces import Rng
@@ -74,6 +75,8 @@ class Relay:
         """Those that were asked for streams or look-ups."""
         self.counts: Counter[str] = Counter()
         """Circuits refused or ended for a peer's fault, by what it did."""
+        self.on_directory: Callable[[RelayedCircuit, Stream], bool] = lambda circuit, stream: False
+        """Takes a stream to the directory of this relay; False when there is no room for it."""
         self.limits = CircuitLimits(caps, timers, self.counts)
         self.handshakes = 0
         self.closing = False
@@ -240,6 +243,17 @@ class Relay:
             stream.abort(EndReason.RESOURCELIMIT)
             return
         self.exit.begin(circuit.edge, event, circuit.peer).addBoth(lambda _: self.limits.settled(circuit, stream))
+
+    def begin_directory(self, circuit: RelayedCircuit, event: DirectoryRequested) -> None:
+        """BEGIN_DIR: on circuits of any length, since no connection leaves this relay."""
+        self.exiting.add(circuit)  # for the accounting of memory
+        stream = circuit.edge.streams[event.stream_id]
+        if self.limits.begin(circuit, stream) and self.on_directory(circuit, stream):
+            self.limits.settled(circuit, stream)
+            circuit.edge.connected(stream, "", 0)
+        else:
+            self.counts[TOO_MANY_STREAMS] += 1
+            stream.abort(EndReason.RESOURCELIMIT)
 
     # ends
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
-from backrooms.circuit.events import BeginRequested, CircuitClosed, ExtendRequested, ResolveRequested
+from backrooms.circuit.events import (
+    BeginRequested,
+    CircuitClosed,
+    DirectoryRequested,
+    ExtendRequested,
+    ResolveRequested,
+)
 from backrooms.circuit.hop import RelayCircuit, RelayEdge
 from backrooms.circuit.stream import Stream
 from backrooms.node.link import Link
@@ -81,6 +87,10 @@ class RelayedCircuit:
     def _(self, event: BeginRequested) -> None:
         if self._may_exit():
             self._relay.begin(self, event)
+
+    @_dispatch.register
+    def _(self, event: DirectoryRequested) -> None:
+        self._relay.begin_directory(self, event)
 
     @_dispatch.register
     def _(self, event: ResolveRequested) -> None:

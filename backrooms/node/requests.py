@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from backrooms.errors import StreamError
 from backrooms.levels import Level
+from backrooms.path.route import Route
 
 _NO_EXITS_BUSINESS = (".backrooms", ".onion", ".exit")
 
@@ -15,16 +16,21 @@ _NO_EXITS_BUSINESS = (".backrooms", ".onion", ".exit")
 class StreamRequest:
     """Where a stream shall go, and what it may share a circuit with.
 
-    Streams may share a circuit only when `isolation` is equal. `level` is None for the node's default. `source` is
-    "ip:port" of the application ("unix:0" on a unix socket). Destination and isolation stay out of logs.
+    Streams may share a circuit only when `route` and `isolation` are equal. `route` is None for the node's default.
+    `source` is "ip:port" of the application ("unix:0" on a unix socket). Destination and isolation stay out of logs.
     """
 
     host: str = field(repr=False)
     port: int
     isolation: tuple[Hashable, ...] = field(repr=False)
-    level: Level | None
+    route: Route | None
     source: str
     protocol: str
+
+    @property
+    def level(self) -> Level | None:
+        """The route's level."""
+        return None if self.route is None else self.route.level
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 
 from backrooms.circuit.stream import Stream
 from backrooms.errors import PathError, StreamError
-from backrooms.levels import Level
 from backrooms.node.requests import Answer, StreamRequest, TryAgain, stays_here
 from backrooms.path.constraints import Target
+from backrooms.path.route import Route
 from backrooms.path.selector import ANYWHERE
 from backrooms.wire.relay import EndReason, Resolved
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 60.0
 """Seconds until a stream without CONNECTED gives up."""
+SLOW = 5.0
+"""Seconds without an answer after which its circuit is asked whether it still passes cells."""
 RETRY_FIRST = 0.25
 """Seconds until a stream whose circuit could not be built gets another, doubled each time."""
 
@@ -32,10 +34,10 @@ _EXIT_REASONS = frozenset({EndReason.EXITPOLICY, EndReason.RESOURCELIMIT, EndRea
 class OpenStream:
     """A stream an application asked for, until it ends."""
 
-    def __init__(self, number: int, request: StreamRequest, level: Level) -> None:
+    def __init__(self, number: int, request: StreamRequest, route: Route) -> None:
         self.number = number
         self.request = request
-        self.level = level
+        self.route = route
         self.stream: Stream | None = None
         self.on_resolved: Callable[[Resolved | None], None] | None = None
         """Takes the answer to a look-up; None when the circuit was lost or nobody could be asked."""
@@ -52,6 +54,7 @@ class OpenStream:
         """Why it ended; before that, why the last attempt did."""
         self.deadline: Any = None
         self.retry: Any = None
+        self.slow: Any = None
 
     @property
     def target(self) -> Target:
@@ -108,7 +111,7 @@ class Streams:
         return self._look_up(request, reverse=True)
 
     def _item(self, request: StreamRequest) -> OpenStream:
-        return OpenStream(next(self._numbers), request, request.level or self._circuits.options.level)
+        return OpenStream(next(self._numbers), request, request.route or self._circuits.default)
 
     def _look_up(self, request: StreamRequest, reverse: bool) -> Deferred[list[Answer]]:
         item = self._item(request)
@@ -155,7 +158,7 @@ class Streams:
         hopeless: set[tuple[Hashable, ...]] = set()
         for item in list(self._waiting):
             if item in self._waiting:
-                key = (item.level, item.target, item.request.isolation, frozenset(item.avoid))
+                key = (item.route, item.target, item.request.isolation, frozenset(item.avoid))
                 if key not in hopeless and not self._attach(item):
                     hopeless.add(key)  # the same would be looked for in vain
 
@@ -164,12 +167,12 @@ class Streams:
         if self._timers.now() < item.not_before:
             return True
         isolation = self._circuits.isolation(item.request.isolation)
-        circuit = self._circuits.find(item.level, item.target, isolation, item.avoid)
+        circuit = self._circuits.find(item.route, item.target, isolation, item.avoid)
         if circuit is not None:
             self._give(item, circuit, isolation)
             return True
         try:
-            return self._circuits.want(item.level, item.target, isolation, item.avoid)
+            return self._circuits.want(item.route, item.target, isolation, item.avoid)
         except PathError:
             # Nothing is relaxed for it. If exits have refused it, that says more than that there are no others.
             self._give_up(item, item.reason if item.avoid else EndReason.NOROUTE)
@@ -194,11 +197,12 @@ class Streams:
             self._waiting[item] = None
             self._circuits.wake()
             return
+        item.slow = self._timers.at(self._timers.now() + SLOW, circuit.probe)
         self.on_stream(item)
 
-    def build_failed(self, level: Level, isolation: tuple[Hashable, ...]) -> None:
+    def build_failed(self, route: Route, isolation: tuple[Hashable, ...]) -> None:
         """A circuit did not come up: another path is tried after a pause, a limited number of times."""
-        for item in self._waiting_for(level, isolation):
+        for item in self._waiting_for(route, isolation):
             item.attempts += 1
             if item.attempts > self._circuits.options.retries:
                 self._give_up(item, EndReason.NOROUTE)
@@ -212,11 +216,11 @@ class Streams:
             item.retry.cancel()
             item.retry = None
 
-    def _waiting_for(self, level: Level, isolation: tuple[Hashable, ...]) -> list[OpenStream]:
+    def _waiting_for(self, route: Route, isolation: tuple[Hashable, ...]) -> list[OpenStream]:
         return [
             item
             for item in self._waiting
-            if item.level == level and self._circuits.isolation(item.request.isolation) == isolation
+            if item.route == route and self._circuits.isolation(item.request.isolation) == isolation
         ]
 
     # ends
@@ -233,6 +237,7 @@ class Streams:
             item.avoid.add(item.circuit.exit.id)
         item.reason = reason
         item.circuit = None
+        item.slow.cancel()
         item.status = "DETACHED"
         self.on_stream(item)
         self._waiting[item] = None
@@ -243,6 +248,7 @@ class Streams:
         if stream.connected and item.status == "SENTCONNECT":
             item.status = "SUCCEEDED"
             item.deadline.cancel()
+            item.slow.cancel()
             self.on_stream(item)
         if stream.closed:
             reason = stream.ended or EndReason.DONE
@@ -266,6 +272,8 @@ class Streams:
         if self.streams.pop(item.number, None) is not None:
             self._waiting.pop(item, None)
             item.deadline.cancel()
+            if item.slow is not None:
+                item.slow.cancel()
             self._cancel_retry(item)
             item.status, item.reason = status, reason
             self.on_stream(item)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from backrooms.netdir.descriptor import Descriptor
+
+
+class Position(Enum):
+    """A place in a path that rules speak of."""
+
+    ENTRY = "entry"
+    MIDDLE = "middle"
+    EXIT = "exit"
+    ONLY = "only"
+    """The one relay of a path of one: entry and exit at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """Rules for all relays of one path. That they are distinct relays is always held."""
+    """Rules for all relays of one path.
+
+    That they are distinct relays, of distinct operators and autonomous systems as far as these are known, always holds.
+    """
 
     distinct_subnets: bool = True
     """No two in one IPv4 /16 or IPv6 /32. Off only for networks on one machine."""
@@ -49,27 +62,6 @@ def same_family(a: Descriptor, b: Descriptor) -> bool:
     One side's word is not enough: a relay could name all honest ones and so steer every path that it is on.
     """
     return not a.family_keys.isdisjoint(b.family_keys) or (b.id in a.family and a.id in b.family)
-
-
-def compatible(a: Descriptor, b: Descriptor, constraints: Constraints) -> bool:
-    """Whether two relays may stand on one path."""
-    if a.id == b.id:
-        return False
-    if constraints.distinct_subnets and not a.subnets().isdisjoint(b.subnets()):
-        return False
-    return not (constraints.distinct_families and same_family(a, b))
-
-
-def fits(relay: Descriptor, chosen: Iterable[Descriptor], constraints: Constraints) -> bool:
-    """Whether a relay may join the ones chosen so far."""
-    return all(compatible(relay, other, constraints) for other in chosen)
-
-
-def usable(relay: Descriptor, constraints: Constraints) -> bool:
-    """Whether a relay may stand on any path. One whose subnet is unknown cannot be told apart from others."""
-    if relay.id in constraints.exclude:
-        return False
-    return bool(relay.subnets()) or not constraints.distinct_subnets
 
 
 def may_exit(relay: Descriptor, port: int | None, *, single_hop: bool = False) -> bool:

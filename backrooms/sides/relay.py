@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from backrooms import assembly
 from backrooms.config import Config
 from backrooms.errors import KeyStoreError
+from backrooms.gossip.view import Views
 from backrooms.interfaces import Rng
 from backrooms.keystore.file import FileKeyStore
 from backrooms.netdir.descriptor import Descriptor
@@ -19,10 +20,14 @@ from backrooms.netdir.ownaddress import listen_addresses
 from backrooms.netdir.policy import ExitPolicy
 from backrooms.node.channels import Channels
 from backrooms.node.directory import DirectoryKeeper
+from backrooms.node.dirserving import DirServing
+from backrooms.node.dirstreams import DirServer
 from backrooms.node.drain import drain
 from backrooms.node.driver import Turn
 from backrooms.node.exitnotice import ExitNotice
+from backrooms.node.heartbeats import Heartbeats
 from backrooms.node.limits import Caps
+from backrooms.node.membership import Membership, read_admission
 from backrooms.node.reachability import Reachability
 from backrooms.node.relay import Relay
 from backrooms.node.timers import Timers
@@ -49,8 +54,12 @@ class RelaySide:
         rng: Rng,
         caps: Caps,
         keystore: FileKeyStore,
+        views: Views,
+        membership: Membership,
     ) -> None:
         self.config = config
+        self._membership = membership
+        membership.admission = read_admission(config.relay.admission)
         self._timers = timers
         self._channels = channels
         self._keystore = keystore
@@ -69,13 +78,22 @@ class RelaySide:
         self.relay = Relay(
             reactor, timers, channels, exit_, keystore, network.id, rng, lambda one: self.keeper.learn(one), caps
         )
+        self.dirserver = DirServer(self.relay, timers)
+        self.dirserving = DirServing(directory, views, timers, rng, self.dirserver)
+        self.heartbeats = Heartbeats(timers, channels, directory, keystore, rng)
+        self.heartbeats.serve(self.dirserver)
         self._notice: ExitNotice | None = None
         if config.exit.enabled:
             self._notice = assembly.exit_notice(config, reactor, timers, turn)
         self._key_check: Any = None
 
     def may_publish(self) -> bool:
-        """With no address that others reach, or a clock that most relays find wrong, a relay is of no use to them."""
+        """With no address that others reach, or a clock that most relays find wrong, a relay is of no use to them.
+
+        Nor is one that the network does not let in.
+        """
+        if self._membership.kept_out() is not None:
+            return False
         return not self._channels.clocks.wrong and bool(self.reachability.addresses())
 
     def describe(self, last: Descriptor | None) -> Descriptor:
@@ -104,9 +122,11 @@ class RelaySide:
     def start(self) -> None:
         """Look after addresses and keys."""
         self.reachability.start()
+        self.heartbeats.start()
         self._check_keys()
 
     def _check_keys(self) -> None:
+        self._membership.tell()
         before = self._keystore.onion_keys()
         try:
             self._keystore.rotate_onion_key(self._timers.wall())
@@ -123,9 +143,11 @@ class RelaySide:
         if self._notice is not None:
             await self._notice.stop()
         self.reachability.stop()
+        self.heartbeats.stop()
 
     async def stop(self, at_once: Callable[[], bool]) -> None:
         """Give circuits of others a moment, unless `at_once` says not to, then end them."""
+        self.dirserver.stop()
         await drain(self.relay, self._channels, self._timers, at_once)
         self.relay.stop()
         self.relay.exit.stop()
@@ -133,6 +155,7 @@ class RelaySide:
     def check(self, config: Config) -> ExitPolicy | None:
         """The exit policy of a new configuration; `BackroomsError` when something in it is wrong."""
         policy = assembly.exit_policy(config)
+        read_admission(config.relay.admission)
         if self._notice is not None:
             self._notice.configure(config.relay.contact, assembly.notice_file(config))
         return policy
@@ -140,6 +163,7 @@ class RelaySide:
     def configure(self, config: Config, policy: ExitPolicy | None) -> None:
         """Take a new configuration that `check` found good."""
         self.config = config
+        self._membership.admission = read_admission(config.relay.admission)
         exit_ = self.relay.exit
         exit_.connect_rate, exit_.connect_burst = config.exit.connect_rate, config.exit.connect_burst
         exit_.policy = policy

@@ -74,6 +74,22 @@ class Reader:
             raise WireError(f"{count} items where at most {limit} may stand")
         return [decode(self) for _ in range(count)]
 
+    def accept(self, piece: Bytes) -> bool:
+        """Whether `piece` comes next; then it is taken."""
+        found = self._data.startswith(piece, self._offset)
+        if found:
+            self._offset += len(piece)
+        return found
+
+    @property
+    def position(self) -> int:
+        """Bytes taken so far."""
+        return self._offset
+
+    def since(self, position: int) -> Bytes:
+        """What was taken from `position` on."""
+        return self._data[position : self._offset]
+
     def rest(self) -> Bytes:
         """All that is left."""
         return self.bytes(len(self._data) - self._offset)

@@ -62,19 +62,22 @@ class PublishStatus(IntEnum):
     """They did not verify, or came too often. The text says why."""
 
 
-def _bounded(payload: bytes, what: str) -> bytes:
+def bounded(payload: bytes, what: str) -> bytes:
+    """Our own message, of at most `MAX_MESSAGE` bytes."""
     if len(payload) > MAX_MESSAGE:
         raise LocalProtocolError(f"{what} of {len(payload)} bytes, {MAX_MESSAGE} are allowed")
     return payload
 
 
-def _reader(payload: bytes, what: str) -> Reader:
+def message_reader(payload: bytes, what: str) -> Reader:
+    """The reader of a foreign message; `WireError` when it is longer than it may be."""
     if len(payload) > MAX_MESSAGE:
         raise WireError(f"{what} of {len(payload)} bytes, {MAX_MESSAGE} are allowed")
     return Reader(payload)
 
 
-def _rising(ids: list[bytes], what: str) -> None:
+def check_rising(ids: list[bytes], what: str) -> None:
+    """`WireError` unless each id is higher than the one before."""
     if any(a >= b for a, b in pairwise(ids)):
         raise WireError(f"{what}: ids are not in rising order")
 
@@ -114,7 +117,7 @@ class DirListRequest:
 
     @classmethod
     def decode(cls, payload: bytes) -> DirListRequest:
-        reader = _reader(payload, "LIST_REQUEST")
+        reader = message_reader(payload, "LIST_REQUEST")
         message = cls(reader.bytes(ID_SIZE))
         reader.end()
         return message
@@ -133,17 +136,17 @@ class DirList:
 
     def encode(self) -> bytes:
         writer = Writer().u8(int(self.more)).vector(list(self.entries), lambda w, entry: entry.encode(w))
-        return _bounded(writer.done(), "LIST")
+        return bounded(writer.done(), "LIST")
 
     @classmethod
     def decode(cls, payload: bytes) -> DirList:
-        reader = _reader(payload, "LIST")
+        reader = message_reader(payload, "LIST")
         more = reader.u8()
         if more > 1:
             raise WireError(f"LIST with more = {more}")
         entries = reader.vector(ListEntry.decode, MAX_LIST_ENTRIES)
         reader.end()
-        _rising([entry.id for entry in entries], "LIST")
+        check_rising([entry.id for entry in entries], "LIST")
         if more and not entries:
             raise WireError("LIST: an empty page that promises more")
         return cls(tuple(entries), bool(more))
@@ -159,11 +162,11 @@ class DirFetch:
 
     def encode(self) -> bytes:
         writer = Writer().u8(self.what).vector(list(self.ids), lambda w, node_id: w.bytes(node_id))
-        return _bounded(writer.done(), "FETCH")
+        return bounded(writer.done(), "FETCH")
 
     @classmethod
     def decode(cls, payload: bytes) -> DirFetch:
-        reader = _reader(payload, "FETCH")
+        reader = message_reader(payload, "FETCH")
         what = reader.u8()
         if not 1 <= what <= Parts.BOTH:
             raise WireError(f"FETCH of parts {what}")
@@ -171,7 +174,7 @@ class DirFetch:
         reader.end()
         if not ids:
             raise WireError("FETCH of nothing")
-        _rising(ids, "FETCH")
+        check_rising(ids, "FETCH")
         return cls(tuple(ids), Parts(what))
 
 
@@ -215,16 +218,16 @@ class DirDocs:
 
     def encode(self) -> bytes:
         writer = Writer().vector(list(self.documents), lambda w, documents: documents.encode(w))
-        return _bounded(writer.done(), "DOCS")
+        return bounded(writer.done(), "DOCS")
 
     @classmethod
     def decode(cls, payload: bytes) -> DirDocs:
-        reader = _reader(payload, "DOCS")
+        reader = message_reader(payload, "DOCS")
         documents = reader.vector(Documents.decode, MAX_DOCS)
         reader.end()
         if not documents:
             raise WireError("DOCS without documents")
-        _rising([entry.id for entry in documents], "DOCS")
+        check_rising([entry.id for entry in documents], "DOCS")
         return cls(tuple(documents))
 
 
@@ -240,11 +243,11 @@ class DirPublish:
     record: bytes = field(repr=False)
 
     def encode(self) -> bytes:
-        return _bounded(Writer().bytes16(self.certificate).bytes16(self.record).done(), "PUBLISH")
+        return bounded(Writer().bytes16(self.certificate).bytes16(self.record).done(), "PUBLISH")
 
     @classmethod
     def decode(cls, payload: bytes) -> DirPublish:
-        reader = _reader(payload, "PUBLISH")
+        reader = message_reader(payload, "PUBLISH")
         certificate = _document(reader, MAX_CERTIFICATE, "identity certificate")
         record = _document(reader, MAX_RECORD, "contact record")
         reader.end()
@@ -268,7 +271,7 @@ class DirPublished:
 
     @classmethod
     def decode(cls, payload: bytes) -> DirPublished:
-        reader = _reader(payload, "PUBLISHED")
+        reader = message_reader(payload, "PUBLISHED")
         message = cls(reader.u8(), reader.text8())
         reader.end()
         if len(message.text.encode()) > MAX_STATUS_TEXT or not message.text.isprintable():

@@ -11,13 +11,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from itertools import pairwise
 from typing import ClassVar
 
 from backrooms.errors import WireError
+from backrooms.wire.admission import Admission
 from backrooms.wire.codec import Reader, Writer
-from backrooms.wire.extensions import decode_extensions
+from backrooms.wire.extensions import decode_extensions, encode_extensions
 
 ID_SIZE = 32
 SCHEMA = 1
@@ -38,6 +39,9 @@ MAX_RECORD_LIFE = 3 * 86400
 """Seconds between a contact record's revision and its end."""
 MAX_CERTIFICATE_LIFE = 366 * 86400
 """Seconds between a certificate's making and its end."""
+REVOKED = 2**64 - 1
+"""The revision of a relay's last record: there is none after it. It has no end: it expires at the same number."""
+_KEPT_POLICIES = 64
 
 _NICKNAME = re.compile(r"[A-Za-z0-9]{1,19}")
 _ADDRESS = re.compile(r"([a-z][a-z0-9-]{0,15}):([!-~]+)")
@@ -51,6 +55,13 @@ class Roles(IntFlag):
     """Opens connections for clients, as its exit policy allows."""
     SINGLE_HOP = 2
     """As an exit, also serves circuits on which it is the only relay."""
+
+
+class CertificateExtension(IntEnum):
+    """Extensions of identity certificates."""
+
+    ADMISSION = 0x80
+    """An `Admission`. Networks without charter keys have no use for it, so those who do not know it may skip it."""
 
 
 def check_nickname(text: str) -> str:
@@ -183,7 +194,7 @@ def _read_schema(reader: Reader, what: str) -> None:
         raise WireError(f"{what} of unknown schema {schema}")
 
 
-def _read_extensions(reader: Reader) -> None:
+def _read_no_extensions(reader: Reader) -> None:
     """No extension is defined yet: those from 0x80 on are skipped (the signed bytes keep them)."""
     decode_extensions(reader.bytes16(), ())
 
@@ -208,6 +219,7 @@ class CertificateBody:
     """Family keys that vouch for this relay, keys rising."""
     operator: str = ""
     contact: str = ""
+    admission: Admission | None = None
 
     ML_DSA_SIZE: ClassVar[int] = 1952
     RSA_SIZE: ClassVar[int] = 550
@@ -217,7 +229,10 @@ class CertificateBody:
         writer.u64(self.created).u64(self.expires)
         writer.vector(list(self.family), _write_bytes)
         writer.vector(list(self.proofs), lambda w, proof: proof.encode(w))
-        writer.text8(self.operator).text8(self.contact).bytes16(b"")
+        extensions = {}
+        if self.admission is not None:
+            extensions[int(CertificateExtension.ADMISSION)] = self.admission.encode()
+        writer.text8(self.operator).text8(self.contact).bytes16(encode_extensions(extensions))
         return writer.done()
 
     @classmethod
@@ -233,9 +248,14 @@ class CertificateBody:
         proofs = reader.vector(FamilyProof.decode, MAX_FAMILY_PROOFS)
         _rising([proof.key for proof in proofs], "family keys")
         operator, contact = _read_text(reader, "operator"), _read_text(reader, "contact")
-        _read_extensions(reader)
+        admission = decode_extensions(reader.bytes16(), (CertificateExtension.ADMISSION,)).get(
+            CertificateExtension.ADMISSION
+        )
         reader.end()
-        return cls(ed, ml_dsa, rsa, created, expires, tuple(family), tuple(proofs), operator, contact)
+        return cls(
+            ed, ml_dsa, rsa, created, expires, tuple(family), tuple(proofs), operator, contact,
+            None if admission is None else Admission.decode(admission),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +283,15 @@ class ContactRecord:
     link_versions: tuple[int, ...] = (1,)
     protocol_version: int = 1
 
+    @classmethod
+    def revocation(cls, node_id: bytes, nickname: str) -> ContactRecord:
+        """A relay's last record. It says nothing but that the relay is no more."""
+        return cls(node_id, REVOKED, REVOKED, nickname, bytes(32), (), 0, (), 0, (), 0)
+
+    @property
+    def is_revocation(self) -> bool:
+        return self.revision == REVOKED
+
     def encode(self) -> bytes:
         writer = Writer().u8(SCHEMA).bytes(self.id).u64(self.revision).u64(self.expires)
         writer.text8(self.nickname).bytes(self.onion_key)
@@ -278,28 +307,53 @@ class ContactRecord:
         reader = Reader(data)
         _read_schema(reader, "contact record")
         node_id, revision, expires = _read_id(reader), reader.u64(), reader.u64()
-        if not revision < expires <= revision + MAX_RECORD_LIFE:
+        last = revision == REVOKED
+        if not (expires == REVOKED if last else revision < expires <= revision + MAX_RECORD_LIFE):
             raise WireError("contact record with a lifetime that is not allowed")
         nickname = reader.text8()
         if not _NICKNAME.fullmatch(nickname):
             raise WireError("contact record with a nickname that is not allowed")
         onion_key = reader.bytes(32)
         addresses = reader.vector(_read_address, MAX_ADDRESSES)
-        if not addresses:
+        if not addresses and not last:
             raise WireError("contact record without an address")
         roles = reader.u16()
-        rules = reader.vector(PolicyRule.decode, MAX_RULES)
+        rules = _read_rules(reader)
         capacity = reader.u64()
         versions = reader.vector(Reader.u16, MAX_LINK_VERSIONS)
-        if not versions:
+        if not versions and not last:
             raise WireError("contact record without link versions")
         protocol_version = reader.u16()
-        _read_extensions(reader)
+        _read_no_extensions(reader)
         reader.end()
-        return cls(
-            node_id, revision, expires, nickname, onion_key, tuple(addresses), roles, tuple(rules), capacity,
+        record = cls(
+            node_id, revision, expires, nickname, onion_key, tuple(addresses), roles, rules, capacity,
             tuple(versions), protocol_version,
         )  # fmt: skip
+        if last and record != cls.revocation(node_id, nickname):
+            raise WireError("revocation that says more than that")
+        return record
+
+
+_policies: dict[int, dict[bytes, tuple[PolicyRule, ...]]] = {}
+"""Exit policies seen lately, by their number of rules and their bytes. Most exits have one of a few."""
+
+
+def _read_rules(reader: Reader) -> tuple[PolicyRule, ...]:
+    count = reader.u16()
+    if count > MAX_RULES:
+        raise WireError(f"{count} items where at most {MAX_RULES} may stand")
+    if not count:
+        return ()
+    for data, rules in tuple(_policies.get(count, {}).items()):
+        if reader.accept(data):
+            return rules
+    start = reader.position
+    rules = tuple(PolicyRule.decode(reader) for _ in range(count))
+    if sum(map(len, tuple(_policies.values()))) >= _KEPT_POLICIES:
+        _policies.clear()
+    _policies.setdefault(count, {})[reader.since(start)] = rules
+    return rules
 
 
 def _read_address(reader: Reader) -> Address:

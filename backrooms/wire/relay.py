@@ -47,6 +47,7 @@ class RelayCommand(IntEnum):
     SENDME = 8
     EXTEND = 9
     EXTENDED = 10
+    BEGIN_DIR = 11
 
 
 CIRCUIT_COMMANDS = frozenset({RelayCommand.SENDME, RelayCommand.EXTEND, RelayCommand.EXTENDED})

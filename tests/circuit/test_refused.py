@@ -76,6 +76,10 @@ TO_EXIT: dict[str, tuple[list[list[bytes]], str]] = {
         [[message(R.RESOLVE, 2, Resolve("a", False)), data(2, 1)]],
         "message for a stream that does not exist",
     ),
+    "begin_dir with an id in use": ([[message(R.BEGIN_DIR, 1)]], "stream id is in use"),
+    "begin_dir twice in a cell": ([[message(R.BEGIN_DIR, 2), message(R.BEGIN_DIR, 2)]], "stream id is in use"),
+    "begin_dir with data": ([[message(R.BEGIN_DIR, 2, b"x")]], "BEGIN_DIR with data"),
+    "begin_dir on stream 0": ([[data(1, 1), message(R.BEGIN_DIR, 0)]], "relay message with the wrong kind of stream id"),
     "begin without port": ([[message(R.BEGIN, 2, Begin("a", 0))]], "BEGIN without a host or a port"),
     "connected": ([[message(R.CONNECTED, 1, CONNECTED)]], "unexpected relay message 2"),
     "resolved": ([[message(R.RESOLVED, 1, Resolved(()))]], "unexpected relay message 7"),
@@ -84,6 +88,7 @@ TO_EXIT: dict[str, tuple[list[list[bytes]], str]] = {
 }
 TO_CLIENT: dict[str, tuple[list[list[bytes]], str]] = {
     "begin": ([[message(R.BEGIN, 2, BEGIN)]], "unexpected relay message 1"),
+    "begin_dir": ([[message(R.BEGIN_DIR, 2)]], "unexpected relay message 11"),
     "resolve": ([[message(R.RESOLVE, 2, Resolve("a", False))]], "unexpected relay message 6"),
     "extend": ([[message(R.EXTEND, 0, SOME)]], "unexpected relay message 9"),
     "connected twice": ([[message(R.CONNECTED, 1, CONNECTED)]], "second CONNECTED"),

@@ -48,6 +48,8 @@ async def test_status(tmp_path: Path) -> None:
         assert "Refused so far" not in shown
         assert f"unix:{served.socket}" in out
         assert "127.0.0.1:9050" in out
+        assert shown["View"] == "epoch 7, root 00112233445566aa"
+        assert "Alarm" not in shown
 
         served.view.refusals = {f"link: kind {number}": number for number in range(1, 8)}
         out, err, code = await run("status", "--control", f"unix:{served.socket}")
@@ -55,6 +57,14 @@ async def test_status(tmp_path: Path) -> None:
         (line,) = [line for line in out.splitlines() if line.startswith("Refused so far ")]
         assert line.split(maxsplit=3)[3].startswith("7 link: kind 7, 6 link: kind 6, ")
         assert line.rstrip().endswith(", 3 link: kind 3, and 2 more kinds")
+
+        last = {"at": 1_800_000_000.0, "same": 7, "compared": 8}
+        served.view.view_of_network |= {"last": last, "alarm": "3 of 8 relays showed", "two-faced": ["x"]}
+        out, err, code = await run("status", "--control", f"unix:{served.socket}")
+        assert (err, code) == ("", 0)
+        assert "epoch 7, root 00112233445566aa; 7 of 8 relays had ours, 2027-01-" in out
+        assert "3 of 8 relays showed" in out
+        assert "signed two records of one revision: 1" in out
 
         out, err, code = await run("status", "--json", BACKROOMS_CONTROL=str(served.socket))
         assert (err, code) == ("", 0)

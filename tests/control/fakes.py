@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -22,6 +22,7 @@ from backrooms.control.view import (
 from backrooms.errors import ConfigError
 from backrooms.node.accounting import AccountingState
 from backrooms.node.driver import Turn
+from backrooms.node.guards import GuardStatus
 from backrooms.node.timers import Timers
 
 HOPS = tuple((f"{number:02X}" * 20, f"relay{number}") for number in range(1, 6))
@@ -78,6 +79,7 @@ class FakeView:
         self.circuit_list = [circuit(7), circuit(8, status="EXTENDED", path=HOPS[:1], build_ms=None)]
         self.stream_list = [stream()]
         self.relay_list = [relay(number) for number in range(5)]
+        self.guard_list: list[GuardStatus] = []
         self.link_list = [LinkInfo(HOPS[0][0], "192.0.2.1:9001", True, 0.012, 1000, 2000)]
         self.addresses: dict[str, list[str]] = {
             "socks": ["127.0.0.1:9050", "unix:/run/socks"],
@@ -91,10 +93,19 @@ class FakeView:
         self.phase = (100, "done", "Done")
         self.bytes = (1234, 5678)
         self.refusals: dict[str, int] = {}
+        self.view_of_network: dict[str, object] = {
+            "epoch": 7,
+            "root": "00112233445566aa",
+            "alarm": "",
+            "last": None,
+            "two-faced": [],
+        }
+        self.explanation: dict[str, object] = {"level": "high", "path": [], "error": ""}
         self.queued = (0, 1 << 30)
         self.account: AccountingState | None = None
         self.reload_error = ""
         self.asked: list[str] = []
+        self.found: dict[str, object] | None = None
         self.subscribers: list[Callable[[NodeEvent], None]] = []
 
     def circuits(self) -> list[CircuitInfo]:
@@ -105,6 +116,12 @@ class FakeView:
 
     def relays(self) -> list[RelayInfo]:
         return self.relay_list
+
+    def revoked(self) -> list[RelayInfo]:
+        return []
+
+    def guards(self) -> list[GuardStatus]:
+        return self.guard_list
 
     def links(self) -> list[LinkInfo]:
         return self.link_list
@@ -123,6 +140,28 @@ class FakeView:
 
     def waiting(self) -> tuple[int, int]:
         return self.queued
+
+    def network_view(self) -> dict[str, object]:
+        return self.view_of_network
+
+    def explain_path(self, options: Mapping[str, str]) -> dict[str, object]:
+        if options.get("level") == "max":
+            raise ConfigError("level 'max' needs mixing")
+        return {**self.explanation, "asked": dict(options)}
+
+    def inspect_path(self, circuit: int) -> dict[str, object]:
+        if circuit != 7:
+            raise ConfigError(f"no circuit {circuit}")
+        return {"id": 7, "status": "BUILT", "level": "high", "rule": "routes[0]", "path": self.explanation["path"]}
+
+    def levels(self) -> list[dict[str, object]]:
+        return [
+            {"level": "none", "hops": 1, "default": False, "gives": "A little.", "lacks": ["much"]},
+            {"level": "low", "hops": 2, "default": True, "gives": "More.", "lacks": ["some", "other things"]},
+        ]
+
+    def path_status(self) -> dict[str, object] | None:
+        return {"level": "medium", "gives": "", "lacks": ["padding"], "gaps": ["places"], "warnings": ["little left"]}
 
     def bootstrap(self) -> tuple[int, str, str]:
         return self.phase
@@ -151,6 +190,24 @@ class FakeView:
     def close_circuit(self, circuit_id: int, if_unused: bool) -> bool:
         self.asked.append(f"close {circuit_id} if_unused={if_unused}")
         return any(info.id == circuit_id for info in self.circuit_list)
+
+    def investigate(self, target: str, minutes: float, url: str, guarded: bool) -> None:
+        if target == "nobody":
+            raise ConfigError("'nobody': no relays are called so")
+        self.asked.append(f"investigate {target} minutes={minutes:g} url={url} guarded={guarded}")
+
+    def stop_investigation(self) -> bool:
+        return self.found is not None
+
+    def forget_scores(self, target: str) -> int:
+        self.asked.append(f"forget {target}")
+        return 2
+
+    def investigation(self) -> dict[str, object] | None:
+        return self.found
+
+    def scores(self) -> list[dict[str, object]]:
+        return []
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> None:
         self.subscribers.append(callback)

@@ -29,6 +29,7 @@ from backrooms.control.view import (
     clean_nickname,
 )
 from backrooms.node.accounting import AccountingState
+from backrooms.node.guards import GuardStatus
 from tests.control.fakes import HOPS, circuit, relay, stream
 from tests.control.sessions import entered
 
@@ -177,6 +178,23 @@ def test_entry_guards_is_a_block_even_when_empty() -> None:
     assert entered().say("GETINFO entry-guards") == "250+entry-guards=\n.\n250 OK"
 
 
+def test_entry_guards() -> None:
+    controller = entered()
+    controller.view.guard_list = [
+        GuardStatus("A" * 40, "first", "up", 1_700_000_000.0),
+        GuardStatus("B" * 40, "second one", "down", 1_700_000_000.0),
+        GuardStatus("C" * 40, "third", "never-connected", None),
+        GuardStatus("D" * 40, "", "unusable", 1_700_000_000.0),
+    ]
+    lines = controller.say("GETINFO entry-guards").splitlines()
+    assert lines[1:-2] == [
+        f"${'A' * 40}~first up",
+        f"${'B' * 40}~secondone down 2023-11-14 22:13:20",
+        f"${'C' * 40}~third never-connected",
+        f"${'D' * 40} unusable 2023-11-14 22:13:20",
+    ]
+
+
 def test_status_keys() -> None:
     controller = entered()
     ready = "GETINFO dormant status/enough-dir-info status/circuit-established"
@@ -245,6 +263,12 @@ def test_limits() -> None:
     assert status["memory"] == {"waiting": 123, "limit": 456}
     controller.view.refusals = {}
     assert controller.value("backrooms/limits") == ""
+
+
+def test_the_view_of_the_network() -> None:
+    controller = entered()
+    assert json.loads(str(controller.value("backrooms/view"))) == controller.view.view_of_network
+    assert json.loads(str(controller.value("backrooms/status")))["view"]["root"] == "00112233445566aa"
 
 
 def test_json_keys() -> None:

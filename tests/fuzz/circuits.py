@@ -9,7 +9,7 @@ from typing import Any
 
 from backrooms.channel.mux import CircuitQueue, Mux
 from backrooms.circuit.edge import Edge
-from backrooms.circuit.events import BeginRequested, CircuitClosed, ResolveRequested
+from backrooms.circuit.events import BeginRequested, CircuitClosed, DirectoryRequested, ResolveRequested
 from backrooms.circuit.hop import MAX_STREAMS, RelayCircuit, RelayEdge
 from backrooms.circuit.origin import ClientEdge
 from backrooms.circuit.stream import CREDIT_MAX, Stream
@@ -167,7 +167,7 @@ class _Exit(_Party):
 
     def emit(self, event: object) -> None:
         self.asked.append(event)
-        if isinstance(event, BeginRequested):
+        if isinstance(event, BeginRequested | DirectoryRequested):
             self.streams.append(self.exit.streams[event.stream_id])
 
     def cell(self, body: bytes) -> None:
@@ -179,7 +179,7 @@ class _Exit(_Party):
         if not self.asked:
             return
         event = self.asked.pop(0)
-        if isinstance(event, BeginRequested):
+        if isinstance(event, BeginRequested | DirectoryRequested):
             stream = self.exit.streams.get(event.stream_id)
             if stream is not None:
                 self.exit.connected(stream, "192.0.2.1", 60)
@@ -280,6 +280,7 @@ def _exit_scripts() -> list[bytes]:
         _step(begin + data) + answer + read + _step(data + end) + read + send + eof + fill,
         _step(begin + second + resolve) + answer * 3 + fill + _step(credit) + fill,
         _step(extend) + fill,
+        _step(_message(RelayCommand.BEGIN_DIR, 1, b"") + data) + answer + read + send + _step(end) + eof + fill,
         _step(begin) + answer + fill + b"\x07\0" + fill + fill + b"\x06\x05" + _step(sendme) + fill,
         _step(begin) + _step(end) + _step(second) + b"\x04\1" + fill,
         b"".join(_step(data) if n else _step(begin) for n in range(18)),

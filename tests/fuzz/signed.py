@@ -24,6 +24,8 @@ from backrooms.crypto.ntor import KEY_MATERIAL, NtorClient, relay_respond
 from backrooms.crypto.onion import split_hop_keys
 from backrooms.crypto.replay import ReplayCache
 from backrooms.errors import CryptoError, RemoteProtocolError
+from backrooms.netdir import store
+from backrooms.netdir.certificate import IdentityCertificate
 from backrooms.netdir.descriptor import Descriptor, SignedCertificate, SignedRecord
 from backrooms.netdir.directory import Directory
 from backrooms.netdir.policy import ExitPolicy
@@ -92,17 +94,45 @@ def _directory_add(data: bytes) -> None:
     assert directory.by_fingerprint(relay.fingerprint) is relay
 
 
-def _directory_restore(data: bytes) -> None:
-    directory = Directory.from_bytes(NETWORK_ID, data, NOW)
-    assert len(Directory.from_bytes(NETWORK_ID, directory.to_bytes(), NOW)) == len(directory)
+class _Shelf:
+    """Certificates that nobody reads."""
+
+    def read(self, place: int, size: int, check: bytes) -> bytes:
+        raise AssertionError("nobody asked for it")
+
+
+def _saved_index(data: bytes) -> None:
+    """Rows behind a checksum that holds: what another version may have written."""
+    head = store.decode_head(_index(data))
+    rows = list(store.decode_rows(_index(data), _Shelf(), 2**40))
+    assert head.network_id == NETWORK_ID
+    again = store.encode_index(head, [store.encode_row(row) for row in rows])
+    for (relay, since), (other, seen) in zip(rows, store.decode_rows(again, _Shelf(), 2**40), strict=True):
+        assert (relay.certificate.facts, relay.record, since) == (other.certificate.facts, other.record, seen)
+        assert relay.certificate.place[1:] == other.certificate.place[1:]
+    Directory(NETWORK_ID, NOW).restore(rows, NOW)
+
+
+def _index(row: bytes) -> bytes:
+    return store.encode_index(store.Head(NETWORK_ID, bytes(32), 1), [row])
+
+
+@cache
+def _row() -> bytes:
+    relay = _descriptor()
+    facts = relay.certificate.facts
+    shelved = IdentityCertificate.shelved(facts, _Shelf(), 6000, 5000, bytes(16))
+    return store.encode_row((Descriptor(shelved, relay.record, relay.record_raw), int(NOW)))
+
+
+def _first_form(data: bytes) -> None:
+    for certificate, record in store.decode_first_form(data):
+        assert len(certificate) + len(record) < len(data)
 
 
 @cache
 def _saved() -> bytes:
-    directory = Directory(NETWORK_ID, NOW)
-    for number in range(2):
-        directory.add(*_both(_documents(number)), NOW)
-    return directory.to_bytes()
+    return Writer().bytes(b"backrooms-directory-1\n").u32(2).bytes(_documents(0)).bytes(_documents(1)).done()
 
 
 # keys
@@ -202,7 +232,9 @@ def targets() -> list[Target]:
         _target("netdir.record", _record, _REMOTE, lambda: _descriptor().record_raw),
         _target("netdir.record.signed", _unsigned_record, _REMOTE, lambda: _descriptor().record.encode()),
         _target("netdir.directory.add", _directory_add, _REMOTE, _documents, lambda: _documents(1)),
-        _target("netdir.directory.restore", _directory_restore, _REMOTE, _saved),
+        _target("netdir.store.rows", _saved_index, _REMOTE, _row),
+        _target("netdir.store.head", lambda data: store.decode_head(data), _REMOTE, lambda: _index(_row())),
+        _target("netdir.store.first_form", _first_form, _REMOTE, _saved),
         _target("crypto.keys.public", _public_identity, _REMOTE, _encoded_identity),
         _target("crypto.keys.signatures", _signatures, (CryptoError,), _signed_message),
         _target("crypto.keys.rsa", check_rsa_key, (CryptoError,), lambda: identity(0).public.rsa),

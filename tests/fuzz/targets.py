@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.fuzz import circuits, forwards, links, ports, signed, texts, values
+from tests.fuzz import circuits, forwards, links, places, ports, signed, texts, values
 from tests.fuzz.target import Target
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (values, texts, signed, links, circuits, ports, forwards)
+    for module in (values, texts, places, signed, links, circuits, ports, forwards)
     for target in module.targets()
 }

@@ -8,12 +8,14 @@ from typing import Any
 
 from backrooms.cli.client import ControlAddress
 from backrooms.config import Config
+from backrooms.config.routes import Pattern
 from backrooms.crypto.keys import parse_id, text_id
 from backrooms.errors import BackroomsError, ConfigError
 from backrooms.levels import parse_level
 from backrooms.netdir.network import NetworkFile
 from backrooms.netdir.ownaddress import OwnAddress, listen_addresses
 from backrooms.netdir.policy import REDUCED_PORTS, ExitPolicy, is_private
+from backrooms.node.evidence import Proof, from_text, to_text
 from backrooms.node.resolvers import parse_nameserver
 from backrooms.proxy.dnsport import parse_listen
 from backrooms.proxy.isolation import requested_level
@@ -84,6 +86,12 @@ def _requested_level(text: str) -> None:
     requested_level(Request("connect", "example.org", 80, "SOCKS5", user, b"", token))
 
 
+def _pattern(text: str) -> None:
+    made = Pattern.parse(text)
+    for host in ("example.org", "192.0.2.1", "2001:db8::1"):
+        made.matches(host, 443)
+
+
 def _id(text: str) -> None:
     assert text_id(parse_id(text)) == text.lower()
 
@@ -123,6 +131,11 @@ def _own_address(text: str) -> None:
     assert listen_addresses([text, text])
 
 
+def _evidence(text: str) -> None:
+    proofs = from_text(text.encode())
+    assert from_text(to_text(proofs).encode()) == proofs
+
+
 def _target(
     name: str, run: Callable[[str], Any], seeds: tuple[str, ...], errors: Errors, encoding_errors: str = "replace"
 ) -> Target:
@@ -145,10 +158,12 @@ def targets() -> list[Target]:
         _target("config", _config, (CONFIG, _example_config()), config),
         _target("levels", _level, ("medium", "none", "custom:12"), config),
         _target("proxy.isolation", _requested_level, ("level=low;x", "a,level=custom:3\nlevel=custom:3"), config),
+        _target("config.routes", _pattern, ("*.example.org:443", "[2001:db8::]/32:22,80-90", "10.0.0.0/8"), config),
         _target("crypto.keys.id", _id, (_ID, _ID.upper()), value),
         _target("wire.records.address", _address, ("tls:127.0.0.1:443", "tls:[2001:db8::1]:1", "other:x"), value),
         _target("wire.records.nickname", check_nickname, ("relay1",), value),
         _target("transport.tls.address", _tls_address, ("127.0.0.1:443", "[::1]:0"), value),
+        _target("node.evidence", _evidence, (to_text([Proof(bytes(32), 7, b"c", b"1", b"22")]),), value),
         _target(
             "node.resolvers.nameserver",
             _nameserver,

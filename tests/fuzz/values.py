@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -9,7 +10,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from backrooms import wire
-from backrooms.wire import cell, documents, extensions, link, names, reach, records, relay
+from backrooms.wire import (
+    admission,
+    cell,
+    documents,
+    extensions,
+    frames,
+    gossip,
+    heartbeat,
+    link,
+    names,
+    reach,
+    records,
+    relay,
+    views,
+)
 from backrooms.wire.codec import Reader, Writer
 from tests.fuzz.target import Target
 
@@ -27,7 +42,12 @@ RECORD = records.ContactRecord(
 CERTIFICATE = records.CertificateBody(
     ID, bytes(1952), bytes(550), 1_800_000_000, 1_800_086_400, (ID, OTHER_ID), (PROOF,), "me", "me@example.org"
 )
+ADMISSION = admission.Admission(ID, 1_800_086_400, bytes(64))
 ENTRIES = tuple(documents.ListEntry(node_id, OTHER_ID, 7) for node_id in (ID, OTHER_ID))
+SUSPICION = heartbeat.Suspicion(ID, OTHER_ID, 1_800_000_000, 1_800_000_100, bytes(64))
+REFUTATION = heartbeat.Refutation(ID, 1_800_000_001, bytes(64))
+CHANGE = views.Change(ID, 7, bytes(16), bytes(range(16)))
+NEWS = gossip.News(OTHER_ID, b"\0\x29\1" + ID + bytes(8), b"certificate")
 
 EXAMPLES: dict[type, tuple[Any, ...]] = {
     relay.Begin: (relay.Begin("example.org", 80, 3), relay.Begin("::1", 1)),
@@ -54,12 +74,37 @@ EXAMPLES: dict[type, tuple[Any, ...]] = {
     documents.DirDocs: (documents.DirDocs((documents.Documents(ID, b"c", b"r"), documents.Documents(OTHER_ID))),),
     documents.DirPublish: (documents.DirPublish(b"certificate", b"record"),),
     documents.DirPublished: (documents.DirPublished(2, "no"),),
+    gossip.News: (NEWS,),
+    gossip.Summary: (
+        gossip.Summary(ID),
+        gossip.Summary(ID, bytes(gossip.BUCKETS * gossip.BUCKET_DIGEST), (NEWS, NEWS)),
+    ),
+    gossip.Buckets: (gossip.Buckets.of([0, 1], ENTRIES), gossip.Buckets.of([255], ())),
+    gossip.Offer: (gossip.Offer(ENTRIES),),
     reach.ReachTest: (reach.ReachTest(7, ADDRESSES[1]), reach.ReachTest(7)),
     reach.ReachResult: (reach.ReachResult(7, 1, "192.0.2.1", "yes"), reach.ReachResult(7, 3, "2001:db8::1", "no")),
+    heartbeat.Heartbeat: (heartbeat.Heartbeat(1_800_000_000, 8_000),),
+    heartbeat.Probe: (heartbeat.Probe(7, ID),),
+    heartbeat.ProbeAnswer: (heartbeat.ProbeAnswer(7, ID, True, 1_800_000_000),),
+    heartbeat.Suspicion: (SUSPICION,),
+    heartbeat.Refutation: (REFUTATION,),
+    heartbeat.Rumours: (heartbeat.Rumours((SUSPICION,) * 3), heartbeat.Rumours((SUSPICION,), (REFUTATION,))),
+    heartbeat.LivenessRequest: (heartbeat.LivenessRequest(ID),),
+    heartbeat.Liveness: (heartbeat.Liveness(ID, b"\x80\1"), heartbeat.Liveness(ID, b"", (ID, OTHER_ID))),
+    views.ChangesRequest: (views.ChangesRequest(bytes(16), 7),),
+    views.Change: (CHANGE,),
+    views.Changes: (views.Changes(bytes(16), 7, (CHANGE,), (OTHER_ID,), True), views.Changes(bytes(16), 9, anew=True)),
+    views.ViewRequest: (views.ViewRequest(2_000_000),),
+    views.ViewRoot: (views.ViewRoot(2_000_000, True, 2, ID), views.ViewRoot(7)),
+    views.BucketsRequest: (views.BucketsRequest(2_000_000),),
+    views.ViewBuckets: (views.ViewBuckets(2_000_000, (bytes(16),) * views.BUCKETS), views.ViewBuckets(7)),
+    views.IdsRequest: (views.IdsRequest(2_000_000, frozenset({0, 255}), ID),),
+    views.ViewIds: (views.ViewIds(2_000_000, (ID, OTHER_ID), True), views.ViewIds(7)),
     records.PolicyRule: RULES,
     records.FamilyProof: (PROOF,),
-    records.CertificateBody: (CERTIFICATE,),
-    records.ContactRecord: (RECORD,),
+    records.CertificateBody: (CERTIFICATE, dataclasses.replace(CERTIFICATE, admission=ADMISSION)),
+    records.ContactRecord: (RECORD, records.ContactRecord.revocation(ID, "relay1")),
+    admission.Admission: (ADMISSION,),
 }
 """Values of every class that has a `decode`; a test says which class has none here."""
 
@@ -141,6 +186,18 @@ def _reassembler(data: bytes) -> None:
         assert message is None or 0 < len(message) <= link.MAX_HANDSHAKE_MESSAGE
 
 
+def _frames(data: bytes) -> None:
+    """Directory messages of a stream, all at once and in pieces."""
+    whole, pieces = frames.Unframer(500), frames.Unframer(500)
+    whole.feed(data)
+    for start in range(0, len(data), 7):
+        pieces.feed(data[start : start + 7])
+    while (message := whole.next()) is not None:
+        assert pieces.next() == message
+        assert len(message[1]) <= 500
+    assert pieces.next() is None
+
+
 def _extensions(data: bytes) -> None:
     known = range(0, 256, 3)
     fields = extensions.decode_extensions(data, known)
@@ -192,6 +249,7 @@ def targets() -> list[Target]:
         Target("wire.relay.messages", _relay_messages, _bodies),
         Target("wire.link.message", _link_message, _link_messages),
         Target("wire.link.reassembler", _reassembler, lambda: [_hello_in_pieces()]),
+        Target("wire.frames", _frames, lambda: [frames.frame(17, b"page") + frames.frame(129, b"")]),
         Target("wire.extensions", _extensions, lambda: [b"\x03\0\2ab\x80\0\0\xff\0\1c", b""]),
         Target(
             "wire.names", _host, lambda: [b"example.org", b"www_1.xn--9ca.net.", b"192.0.2.1", b"[2001:db8::1]", b"::1"]

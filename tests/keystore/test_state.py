@@ -18,6 +18,7 @@ from backrooms.keystore import disk, state
 from backrooms.keystore.file import FileKeyStore
 from backrooms.keystore.state import SCHEMA, FolderLock, StateFolder, read_schema
 from backrooms.netdir.directory import Directory
+from backrooms.netdir.store import decode_first_form
 from tests import keys
 
 OLD = Path(__file__).parent / "schema-1"
@@ -183,7 +184,8 @@ def test_the_first_form_is_brought_up_to_date_and_kept(old_folder: Path) -> None
     assert again.identity() == identity.identity()
     assert again.onion_keys() == identity.onion_keys()
     directory = Directory(keys.NETWORK_ID, keys.NOW)
-    assert directory.restore((old_folder / "relays").read_bytes(), keys.NOW) == 0
+    for certificate, record in decode_first_form((old_folder / "relays").read_bytes()):
+        directory.add(certificate, record, keys.NOW)
     assert len(directory) == 2
     assert StateFolder.open(old_folder, with_keys=True).notes == [], "once"
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from backrooms.keystore.file import FileKeyStore
-from backrooms.netdir.directory import Directory
+from backrooms.netdir import store
+from backrooms.node.shelf import CertificateFile
 from tests import keys
 from tests.live.network import wait_until
 from tests.live.node import NodeProcess
@@ -56,9 +57,11 @@ def lists(folder: Path) -> list[bytes]:
     folder.mkdir()
     found = []
     for number in range(VERSIONS):
-        directory = Directory(bytes(32))
-        directory.insert(keys.descriptor(1, now=time.time() + number, network_id=bytes(32)), time.time())
-        found.append(directory.to_bytes())
+        relay = keys.descriptor(1, now=time.time() + number, network_id=bytes(32))
+        shelf = CertificateFile(folder.parent / "certificates", 1)
+        relay.certificate.shelve(shelf, *shelf.append(relay.certificate.raw))
+        row = store.encode_row((relay, int(time.time())))
+        found.append(store.encode_index(store.Head(bytes(32), bytes(32), 1), [row]))
         (folder / str(number)).write_bytes(found[-1])
     return found
 

@@ -46,6 +46,7 @@ def quiet(network: SimNetwork) -> SimNetwork:
     circuits = network.client.node.circuits
     assert circuits is not None
     circuits.stop()
+    network.hush()
     network.net.run(2)
     return network
 
@@ -57,6 +58,7 @@ def relays(make: MakeNetwork) -> SimNetwork:
     for node in network.relays:
         node.start()
     network.net.run_until(lambda: all(len(node.node.directory) == 6 for node in network.relays), 60)
+    network.hush()
     return network
 
 

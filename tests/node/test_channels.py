@@ -87,6 +87,7 @@ class Owner:
 
 
 def test_an_idle_link_is_closed_by_who_opened_it_and_a_used_one_is_not(relays: SimNetwork) -> None:
+    relays.hush(gossip=True)
     one, other, third = relays.relays[3:]
     idle = relays.net.run_until(one.node.channels.link(other.id))
     used = relays.net.run_until(one.node.channels.link(third.id))
@@ -163,6 +164,7 @@ def test_an_unknown_relay(relays: SimNetwork) -> None:
 
 
 def test_the_log_says_it_once(relays: SimNetwork, said: list[str]) -> None:
+    relays.hush(gossip=True)
     one, dead = relays.relays[3:5]
     dead.host.kill()
     relays.net.run(1)

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from backrooms.errors import BackroomsError, WireError
-from backrooms.node.directory import LEARN_TIME
+from backrooms.node.learning import LEARN_TIME
 from backrooms.wire.documents import DirList, DirListRequest, DirPublish, DirPublished, ListEntry, PublishStatus
 from tests import keys
 from tests.node.conftest import MakeNetwork
@@ -45,11 +45,11 @@ def test_fetches_become_rare(network: SimNetwork) -> None:
             return answer(request)
 
         node.node.directory.answer_list = count  # type: ignore[method-assign]
-    network.net.run(3600)
+    network.net.run(120)
     many, requests = requests, 0
-    network.net.run(3600)
-    assert 0 < requests < many
-    assert requests <= 7 * 4 * 2, "each of seven nodes asks two contacts at most every 20 minutes"
+    network.net.run(120)
+    assert requests < many or many == 0
+    assert requests <= 2 * 2, "relays gossip, and the client asks two others ever more seldom"
 
 
 def test_a_new_relay_is_heard_of_without_a_restart(make: MakeNetwork) -> None:
@@ -76,7 +76,7 @@ def test_the_list_is_kept_over_a_restart(network: SimNetwork) -> None:
     assert len(client.node.directory) == 6
 
 
-def test_a_damaged_list_is_left_alone_and_fetched_anew(network: SimNetwork, said: list[str]) -> None:
+def test_a_damaged_list_is_put_aside_and_fetched_anew(network: SimNetwork, said: list[str]) -> None:
     client = network.client
     network.net.run(10)
     client.host.kill()

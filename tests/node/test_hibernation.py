@@ -51,7 +51,9 @@ class Account:
         found = {"schema": 1, "start": start, "wake": start, "read": used, "written": 0, "exhausted_after": None}
         (state / FILE_NAME).write_text(json.dumps(found))
         self.accounting = Accounting(node.timers, node.channels.traffic, state, owner.host.rng, GB, period)
-        self.hibernation = Hibernation(node.timers, node.channels, node.keeper, node.relay, node.circuits)
+        self.hibernation = Hibernation(
+            node.timers, node.channels, node.keeper, node.relay, node.circuits, node.heartbeats
+        )
         self.accounting.on_change = self.hibernation.enter
         self.accounting.start()
 

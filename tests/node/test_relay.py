@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from backrooms.circuit.origin import HopKeys
 from backrooms.circuit.stream import Stream
 from backrooms.errors import CircuitError
+from backrooms.node.learning import LEARN_PAUSE, LEARN_SOURCES
 from backrooms.node.relay import HANDSHAKES_PER_LINK
-from backrooms.wire.cell import CELL_SIZE, DestroyReason
+from backrooms.wire.cell import DestroyReason
+from backrooms.wire.documents import DirFetch
 from backrooms.wire.relay import Extend, RelayCommand
 from tests import keys
 from tests.node.conftest import MakeNetwork
@@ -43,7 +47,16 @@ def test_b4_extend_back_is_refused(network: SimNetwork) -> None:
 
 
 def test_b4_extend_to_an_unknown_relay_is_refused_after_one_look(network: SimNetwork) -> None:
-    first = network.relays[3]  # no contact: it asks the contacts
+    first = network.relays[3]
+    questions: list[tuple[float, DirFetch]] = []
+    ask = first.node.keeper._questions.ask
+
+    async def count(link: Any, request: Any, kind: Any) -> Any:
+        if isinstance(request, DirFetch) and request.ids == (stranger.relay_id,):
+            questions.append((network.net.now, request))
+        return await ask(link, request, kind)
+
+    first.node.keeper._questions.ask = count  # type: ignore[method-assign]
     stranger = HopKeys(bytes(range(100, 132)), keys.identity(0).public.id)
     began = network.net.now
     one = Crafted(network, [hop(first), stranger])
@@ -51,15 +64,16 @@ def test_b4_extend_to_an_unknown_relay_is_refused_after_one_look(network: SimNet
     assert one.ended == DestroyReason.CONNECT_FAILED
     assert network.net.now - began < 4
     assert relay(first).counts["EXTEND to an unknown relay"] == 1
-    before = first.node.channels.traffic()[0]
+    asked, when = len(questions), {at for at, _ in questions}
+    assert 1 <= asked <= LEARN_SOURCES
+    assert max(when) - began < LEARN_PAUSE
     for _ in range(5):  # nobody makes us ask again and again
         again = Crafted(network, [hop(first), stranger])
         began = network.net.now
         again.settle()
         assert again.ended == DestroyReason.CONNECT_FAILED
         assert network.net.now - began < 1
-    # five CREATEs and EXTENDs, and no lists of relays
-    assert first.node.channels.traffic()[0] - before < 20 * CELL_SIZE
+    assert len(questions) == asked
 
 
 def test_extend_to_a_relay_that_has_just_come_is_learnt(make: MakeNetwork) -> None:
@@ -68,13 +82,12 @@ def test_extend_to_a_relay_that_has_just_come_is_learnt(make: MakeNetwork) -> No
     for node in network.nodes:
         if node is not late:
             node.start()
-    # until everybody asks for the list only rarely
-    network.net.run_until(lambda: network.relays[3].node.keeper.settled, 60)
-    network.net.run(120)
-    late.start()
-    contacts = network.relays[:2]
-    network.net.run_until(lambda: all(late.id in node.node.directory for node in contacts), 60)
     first = network.relays[3]
+    network.net.run_until(lambda: first.node.keeper.settled, 60)
+    first.node.keeper.rest()  # it takes no part in gossip
+    late.start()
+    others = [node for node in network.relays if node is not first]
+    network.net.run_until(lambda: all(late.id in node.node.directory for node in others), 60)
     assert late.id not in first.node.directory, "it has yet to hear of it"
     one = Crafted(network, [hop(first), hop(late)])
     one.settle(4)

@@ -102,6 +102,16 @@ class SimNode:
         if not self.host.reactor.dead:
             self._make()
 
+    @property
+    def config(self) -> str:
+        """Its configuration as text."""
+        return self._config
+
+    def config_file(self, file: Path) -> None:
+        """Make the node anew, before it is started, out of a file, which it can read again."""
+        self._config = file.read_text()
+        self.node = Node(Config.load(file), self.host.reactor, self.host.rng, None)
+
     def start(self) -> None:
         """Start the node, after a reboot a new one with the old one's state."""
         if self.host.reactor.dead:
@@ -166,6 +176,14 @@ class SimNetwork:
         """Start all nodes."""
         for node in self.nodes:
             node.start()
+
+    def hush(self, *, gossip: bool = False) -> None:
+        """End the heartbeats of all relays, and their gossip, so that only what a test does makes links and traffic."""
+        for relay in self.relays:
+            assert relay.node.heartbeats is not None
+            relay.node.heartbeats.stop()
+            if gossip and relay.node.keeper.gossip is not None:
+                relay.node.keeper.gossip.stop()
 
     def stop(self) -> None:
         """Stop all nodes that run, the client first, and let the last calls happen."""

@@ -238,7 +238,7 @@ def with_extensions(data: bytes, fields: bytes) -> bytes:
     ("body", "decode"), [(RECORD, r.ContactRecord.decode), (CERTIFICATE, r.CertificateBody.decode)]
 )
 def test_new_fields_from_0x80_on_are_ignored(body: Any, decode: Callable[[bytes], Any]) -> None:
-    assert decode(with_extensions(body.encode(), b"\x80\0\1x\xfe\0\0")) == body
+    assert decode(with_extensions(body.encode(), b"\x8f\0\1x\xfe\0\0")) == body
     for fields in (b"\x7f\0\0", b"\x81\0\0\x80\0\0", b"\x80\0\5x"):
         with pytest.raises(WireError):
             decode(with_extensions(body.encode(), fields))

@@ -89,8 +89,9 @@ def test_frozen_numbers() -> None:
         "SENDME",
         "EXTEND",
         "EXTENDED",
+        "BEGIN_DIR",
     ]
-    assert [int(command) for command in RelayCommand] == list(range(11))
+    assert [int(command) for command in RelayCommand] == list(range(12))
     assert [int(reason) for reason in EndReason] == list(range(1, 15))
     assert (EndReason.DONE, EndReason.EXITPOLICY, EndReason.NOTDIRECTORY) == (6, 4, 14)
     assert {int(command) for command in CIRCUIT_COMMANDS} == {8, 9, 10}
