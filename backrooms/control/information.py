@@ -104,7 +104,10 @@ class Information:
             "backrooms/status": (self._status, "The node at a glance, as JSON."),
             "backrooms/circuits": (lambda: _json_list(map(_circuit_json, view.circuits())), "Circuits, as JSON."),
             "backrooms/streams": (lambda: _json_list(map(_fields, view.streams())), "Streams, as JSON."),
-            "backrooms/relays": (lambda: _json_list(map(_fields, [*view.relays(), *view.revoked()])), "Relays, as JSON."),
+            "backrooms/relays": (
+                lambda: _json_list(map(_fields, [*view.relays(), *view.revoked()])),
+                "Relays, as JSON.",
+            ),
             "backrooms/investigation": (self._investigation, "The investigation that runs, or the last one, as JSON."),
             "backrooms/scores": (lambda: _json_list(map(dict, view.scores())), "Relays found bad, as JSON."),
             "backrooms/levels": (lambda: _json_list(map(dict, view.levels())), "What each level gives, as JSON."),

@@ -124,6 +124,9 @@ class Circuits:
             self.dormant = True
             log.info("this client sleeps until it is used")
             self.on_dormant(True)
+            for circuit in list(self.circuits.values()):
+                if circuit.reserved:
+                    circuit.end(DestroyReason.FINISHED)
             self.wake()
 
     def go_active(self) -> None:
@@ -281,8 +284,10 @@ class Circuits:
         """
         if self._channels.clocks.wrong:
             return fail(CircuitError(self._channels.clocks.describe()))
-        if self._stopped or not self._make_room():
-            return fail(CircuitError("this node is stopping" if self._stopped else "too many circuits are in use"))
+        if self._stopped or self.dormant:
+            return fail(CircuitError("this node is stopping" if self._stopped else "this client sleeps"))
+        if not self._make_room():
+            return fail(CircuitError("too many circuits are in use"))
         waiter: Deferred[ClientCircuit] = Deferred(lambda _: circuit.end(DestroyReason.FINISHED))
         circuit = ClientCircuit(self, next(self._numbers), Route(level), path, waiter)
         self._launch(circuit)

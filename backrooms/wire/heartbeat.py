@@ -109,8 +109,7 @@ class ProbeAnswer:
         reader.end()
         if alive > 1:
             raise WireError(f"PROBE_ANSWER that is neither yes nor no: {alive}")
-        message = cls(nonce, subject, alive == 1, incarnation)
-        return message
+        return cls(nonce, subject, alive == 1, incarnation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,10 @@ TO_EXIT: dict[str, tuple[list[list[bytes]], str]] = {
     "begin_dir with an id in use": ([[message(R.BEGIN_DIR, 1)]], "stream id is in use"),
     "begin_dir twice in a cell": ([[message(R.BEGIN_DIR, 2), message(R.BEGIN_DIR, 2)]], "stream id is in use"),
     "begin_dir with data": ([[message(R.BEGIN_DIR, 2, b"x")]], "BEGIN_DIR with data"),
-    "begin_dir on stream 0": ([[data(1, 1), message(R.BEGIN_DIR, 0)]], "relay message with the wrong kind of stream id"),
+    "begin_dir on stream 0": (
+        [[data(1, 1), message(R.BEGIN_DIR, 0)]],
+        "relay message with the wrong kind of stream id",
+    ),
     "begin without port": ([[message(R.BEGIN, 2, Begin("a", 0))]], "BEGIN without a host or a port"),
     "connected": ([[message(R.CONNECTED, 1, CONNECTED)]], "unexpected relay message 2"),
     "resolved": ([[message(R.RESOLVED, 1, Resolved(()))]], "unexpected relay message 7"),

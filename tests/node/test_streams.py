@@ -15,6 +15,7 @@ from backrooms.levels import LEVELS, MEDIUM, Level, parse_level
 from backrooms.netdir.policy import ExitPolicy
 from backrooms.node.circuits import Circuits, ClientCircuit
 from backrooms.node.requests import StreamRequest
+from backrooms.node.savedlist import SAVE_PAUSE, SAVE_SOON
 from backrooms.node.streams import CONNECT_TIMEOUT, OpenStream
 from backrooms.path.route import Route
 from backrooms.wire.relay import EndReason
@@ -127,6 +128,7 @@ def test_a_stream_waits_while_known_relays_are_not_up_yet(make: MakeNetwork) -> 
     serve(network)
     network.start()
     network.ready()
+    network.net.run(SAVE_PAUSE + SAVE_SOON + 1)
     for node in network.nodes:
         node.host.kill()
     network.net.run(5)
