@@ -192,7 +192,7 @@ async def cold(node: Any, watch: Watch, documents: Path) -> dict[str, float]:
 
     async def take() -> None:
         for message in messages:
-            for result in await keeper._verifier.take(message):
+            for result in await keeper.verifier.take(message):
                 assert not isinstance(result, Exception), result
 
     watch.start()

@@ -130,7 +130,8 @@ def test_circuits_hold_the_rules_and_new_rules_take_effect_at_once(tmp_path: Pat
         entities = circuits.options.entities
         relays = node.node.directory.relays()
         own = {"any": avoid, "entry": ["{ch}"]}
-        return [fault for path in paths() for fault in slow_checker.violations(path, own, entities.places, relays)]
+        checker = slow_checker.Checker(relays, entities.places)
+        return [fault for path in paths() for fault in checker.violations(path, own)]
 
     try:
         assert paths()

@@ -29,13 +29,13 @@ def charter() -> None:
     \b
     Example:
       backrooms charter new charter.pem
-      (add the line that it prints to network.toml, for everybody)
+      (put the line that it prints into network.toml, above [[contacts]])
       backrooms charter admit charter.pem network.toml RELAY_ID --days 90
       (the relay's operator puts what that prints into relay.admission)
     """
 
 
-@charter.command("new")
+@charter.command("new", short_help="Make a charter key.")
 @click.argument("file", type=FILE)
 def new_charter(file: Path) -> None:
     """Make a charter key in FILE, readable by you alone, and print its line for the network file."""
@@ -45,6 +45,7 @@ def new_charter(file: Path) -> None:
         key = CharterKey.generate()
         write_atomic(file, key.to_pem())
     click.echo(f'charter = ["{text_id(key.public)}"]')
+    click.echo("put this line into the network file, above the first [[contacts]]", err=True)
 
 
 @charter.command("show")
@@ -56,7 +57,7 @@ def show_charter(file: Path) -> None:
     click.echo(f'charter = ["{text_id(key.public)}"]')
 
 
-@charter.command("admit")
+@charter.command("admit", short_help="Let a relay into the network.")
 @click.argument("key", type=FILE, metavar="KEY_FILE")
 @click.argument("network", type=FILE, metavar="NETWORK_FILE")
 @click.argument("relay", metavar="DIR|ID")
@@ -66,7 +67,8 @@ def admit(key: Path, network: Path, relay: str, days: int) -> None:
     with failing_plainly():
         signer, found, node_id = _read_key(key), read_network(network), relay_id(relay)
         if signer.public not in found.charter:
-            raise ConfigError(f'{network} does not have this key; add: charter = ["{text_id(signer.public)}"]')
+            line = f'charter = ["{text_id(signer.public)}"]'
+            raise ConfigError(f"{network} does not have this key; add above its first [[contacts]]: {line}")
         expires = int(time.time()) + days * 86400
         signature = signer.sign(admission_message(found.id, node_id, expires))
     click.echo(f'admission = "{Admission(signer.public, expires, signature).text}"')

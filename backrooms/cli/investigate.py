@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backrooms.cli.render import duration, plain, print_table
+from backrooms.cli.render import duration, plain, print_table, print_text
 from backrooms.cli.target import Failure, node_options
 
 if TYPE_CHECKING:
@@ -159,11 +159,11 @@ def _show(report: dict[str, Any]) -> None:
         if lines:
             click.echo(f"\n{plain(relay['nickname'])} ({relay['fingerprint']}): {plain(relay['verdict'])}")
             for line in lines:
-                click.echo(f"  {plain(line)}")
+                print_text(f"  {line}")
     if report["exits"] is not None:
         click.echo(f"\n{plain(report['exits']['url'])}: {plain(report['exits']['verdict'])}")
         for look in report["exits"]["looks"]:
-            click.echo(f"  {plain(look['nickname'])}: {plain(look['shown'] or look['error'])}")
+            print_text(f"  {look['nickname']}: {look['shown'] or look['error']}")
 
 
 def _rank(relay: dict[str, Any]) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from backrooms.wire.documents import DirPublish
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @contextmanager
@@ -36,13 +38,15 @@ def failing_plainly() -> Iterator[None]:
         yield
     except BackroomsError as error:
         raise Failure(str(error)) from None
+    except BrokenPipeError:
+        raise  # whoever read our output is gone; click ends quietly
     except OSError as error:
-        raise Failure(f"{error.filename}: {error.strerror}") from None
+        raise Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
 
 
 @click.group()
 def keys() -> None:
-    """Make and show the keys of a node.
+    """Make, show and revoke the keys of a node.
 
     A relay makes its own in STATE/keys when it starts for the first time; this is for those who want to know
     its id before.
@@ -66,13 +70,18 @@ def new_keys(folder: Path) -> None:
 
 @keys.command("show")
 @click.argument("folder", metavar="DIR", type=FOLDER)
-def show_keys(folder: Path) -> None:
+@_json
+def show_keys(folder: Path, as_json: bool) -> None:
     """Show the id of the node whose keys are in DIR. Private keys are never shown."""
     with failing_plainly():
-        _show(FileKeyStore.read_identity(folder))
+        identity = FileKeyStore.read_identity(folder)
+        if as_json:
+            click.echo(json.dumps({"id": text_id(identity.id), "fingerprint": fingerprint(identity.id)}, indent=2))
+        else:
+            _show(identity)
 
 
-@keys.command("revoke")
+@keys.command("revoke", short_help="Revoke a relay, for ever.")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.argument("network_file", metavar="NETWORK_FILE", type=FILE)
 @click.option("--admission", default="", help="The relay's admission, in a network with a charter.")
@@ -134,7 +143,7 @@ def new_network(file: Path, name: str) -> None:
     click.echo(f"{file}: network {name}; add its first relays with `backrooms network add`")
 
 
-@network.command("add")
+@network.command("add", short_help="Add a relay as a first contact.")
 @click.argument("file", type=FILE)
 @click.argument("relay", metavar="DIR|ID")
 @click.argument("address")
@@ -154,10 +163,22 @@ def add_contact(file: Path, relay: str, address: str) -> None:
 
 @network.command("show")
 @click.argument("file", type=FILE)
-def show_network(file: Path) -> None:
-    """Show a network's name, id and first contacts."""
+@_json
+def show_network(file: Path, as_json: bool) -> None:
+    """Show a network's name, id, charter keys and first contacts."""
     with failing_plainly():
         found = read_network(file)
+    if as_json:
+        told = {
+            "name": found.name,
+            "id": text_id(found.id),
+            "charter": [text_id(key) for key in found.charter],
+            "required": found.required,
+            "recommended": found.recommended,
+            "contacts": [{"id": text_id(one.id), "address": one.address} for one in found.contacts],
+        }
+        click.echo(json.dumps(told, indent=2))
+        return
     click.echo(f"name     {found.name}")
     click.echo(f"id       {text_id(found.id)}")
     for key in found.charter:

@@ -17,7 +17,7 @@ COMMANDS = {
     "route": ("backrooms.cli.path", "Show what a circuit goes through."),
     "newnym": ("backrooms.cli.circuits", "Use new circuits from now on."),
     "testnet": ("backrooms.cli.testnet", "Run a whole network on this machine."),
-    "keys": ("backrooms.cli.keys", "Make and show the keys of a node."),
+    "keys": ("backrooms.cli.keys", "Make, show and revoke the keys of a node."),
     "network": ("backrooms.cli.keys", "Make and show network files."),
     "charter": ("backrooms.cli.charter", "Let relays into a private network."),
     "geo": ("backrooms.cli.geo", "Make and ask the table of countries and networks."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backrooms.cli.render import byte_count, duration, plain, print_table
+from backrooms.cli.render import byte_count, duration, print_table, print_text
 from backrooms.cli.target import Failure, node_options
 
 if TYPE_CHECKING:
@@ -73,24 +73,22 @@ def explain(open_node: OpenNode, to: str, level: str, top: int, everything: bool
 def _show(found: Mapping[str, Any]) -> None:
     by = f", by {found['rule']}" if found["rule"] else ""
     where = f" to {found['to']}" if found["to"] else ""
-    click.echo(plain(f"{found['level']}{where}{by}: {found['hops']} of {found['known']} relays"))
+    print_text(f"{found['level']}{where}{by}: {found['hops']} of {found['known']} relays")
     for key in ("avoid", "exit"):
         if found[key]:
-            click.echo(plain(f"  {key}: {', '.join(found[key])}"))
+            print_text(f"  {key}: {', '.join(found[key])}")
     for text in found["warnings"]:
-        click.echo(plain(f"  warning: {text}"))
+        print_text(f"  warning: {text}")
     for text in found["gaps"]:
-        click.echo(plain(f"  not held: {text}"))
+        print_text(f"  not held: {text}")
     for number, step in enumerate(found["steps"], 1):
         click.echo("")
-        click.echo(
-            plain(
-                f"{number}. {step['position']} (relay {step['index'] + 1}): {step['candidates']} could be; rules leave "
-                f"{step['left']:.1%} of the weight, {step['fitting']:.1%} of that fits what was chosen before"
-            )
+        print_text(
+            f"{number}. {step['position']} (relay {step['index'] + 1}): {step['candidates']} could be; rules leave "
+            f"{step['left']:.1%} of the weight, {step['fitting']:.1%} of that fits what was chosen before"
         )
         for reason, count in step["excluded"].items():
-            click.echo(plain(f"   {count:6} {reason}"))
+            print_text(f"   {count:6} {reason}")
         rows = [
             [
                 "  >" if relay["chosen"] else "",
@@ -106,13 +104,13 @@ def _show(found: Mapping[str, Any]) -> None:
             print_table(["   ", "Nickname", "Fingerprint", "Weight", "Chance", "Excluded by"], rows)
     click.echo("")
     if found["error"]:
-        click.echo(plain(found["error"]))
+        print_text(found["error"])
     else:
         click.echo("Path:")
         _show_relays(found["path"])
 
 
-@click.command()
+@click.command(short_help="Show the relays of a circuit.")
 @node_options
 @click.argument("circuit", type=click.IntRange(1, 10**11))
 @click.option("--json", "as_json", is_flag=True, help="Print what the node says as JSON.")
@@ -125,7 +123,7 @@ def inspect(open_node: OpenNode, circuit: int, as_json: bool) -> None:
         return
     try:
         by = f", by {found['rule']}" if found["rule"] else ""
-        click.echo(plain(f"circuit {found['id']}: {found['status']}, level {found['level']}{by}"))
+        print_text(f"circuit {found['id']}: {found['status']}, level {found['level']}{by}")
         _show_relays(found["path"])
     except (KeyError, TypeError, ValueError):
         raise Failure("the node's circuit is not what this version expects; try --json") from None
@@ -169,10 +167,10 @@ def _show_relays(relays: list[dict[str, Any]]) -> None:
                 duration(max(0, now - seen)) if seen else "?",
             ]
         )
-    print_table(columns, rows)
+    print_table(columns, rows, paragraphs=True)
 
 
-@path.command()
+@path.command(short_help="Show what each level gives and does not give.")
 @node_options
 @click.option("--json", "as_json", is_flag=True, help="Print what the node says as JSON.")
 def levels(open_node: OpenNode, as_json: bool) -> None:
@@ -185,8 +183,8 @@ def levels(open_node: OpenNode, as_json: bool) -> None:
     for one in found:
         default = ", the default" if one["default"] else ""
         relays = "1 relay" if one["hops"] == 1 else f"{one['hops']} relays"
-        click.echo(plain(f"{one['level']}: {relays}{default}"))
-        click.echo(plain(f"  gives: {one['gives']}"))
+        print_text(f"{one['level']}: {relays}{default}")
+        print_text(f"  gives: {one['gives']}")
         for text in one["lacks"]:
-            click.echo(plain(f"  does not give: {text}"))
+            print_text(f"  does not give: {text}")
         click.echo("")

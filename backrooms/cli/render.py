@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import shutil
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
@@ -34,8 +43,22 @@ def plain(value: Any) -> str:
     return "".join(char if char.isprintable() else "?" for char in str(value))
 
 
-def print_table(columns: list[str], rows: list[list[str]], header: bool = True) -> None:
-    """A table without frame; on a pipe it is as wide as it needs to be."""
+def print_text(text: str) -> None:
+    """One line; on a terminal it is broken between words, and goes on two columns further in than it began."""
+    text = plain(text)
+    if sys.stdout.isatty():
+        begin = " " * (len(text) - len(text.lstrip()) + 2)
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, subsequent_indent=begin, break_long_words=False, break_on_hyphens=False)
+    click.echo(text)
+
+
+def print_table(columns: list[str], rows: list[list[str]], header: bool = True, paragraphs: bool = False) -> None:
+    """A table without frame; on a pipe it is as wide as it needs to be.
+
+    With `paragraphs`, one that is too wide for the terminal becomes a paragraph for each row: the first two cells,
+    then the others that say something, each after its column's title.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -48,4 +71,20 @@ def print_table(columns: list[str], rows: list[list[str]], header: bool = True) 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=1000)
-    console.print(table)
+        with console.capture() as capture:
+            console.print(table)
+        click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+    elif paragraphs and _width(console, table) > console.width:
+        for row in rows:
+            cells = zip(columns[2:], row[2:], strict=True)
+            told = "; ".join(
+                cell if cell == title.lower() else f"{title} {cell}" for title, cell in cells if cell not in ("", "-")
+            )
+            print_text(": ".join(part for part in (" ".join(row[:2]).strip(), told) if part))
+    else:
+        console.print(table)
+
+
+def _width(console: Console, table: Table) -> int:
+    """How many columns a table would have if there was room."""
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum

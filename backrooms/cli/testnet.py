@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from shutil import rmtree
+from shutil import rmtree, which
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -254,7 +255,7 @@ class Testnet:
         say("\nTry in another shell:")
         say(f"  curl --socks5-hostname {HOST}:{layout.socks} {url}", style="bold")
         say(f"  curl --proxytunnel --proxy http://{HOST}:{layout.http} {url}")
-        say(f"  backrooms circuits --control {HOST}:{layout.control}")
+        say(f"  {command()} circuits --control {HOST}:{layout.control}")
         say("\nCtrl-C stops it all.")
 
     def watch(self) -> None:
@@ -270,6 +271,15 @@ class Testnet:
         """Stop all processes."""
         self.processes.stop()
         self.page.server_close()
+
+
+def command() -> str:
+    """What to type for this program: its whole path, where a shell does not find it by its name."""
+    beside = Path(sys.executable).with_name("backrooms")
+    found = which("backrooms")
+    if not beside.exists() or (found is not None and os.path.samefile(found, beside)):
+        return "backrooms"
+    return str(beside)
 
 
 def choose_layout(folder: Folder, relays: int | None, exits: int | None, base_port: int | None) -> Layout:
@@ -314,8 +324,8 @@ def signals() -> Iterator[None]:
 
 
 @click.command()
-@click.option("--relays", type=click.IntRange(MIN_RELAYS, 200), help="How many relays; 6 if not given.")
-@click.option("--exits", type=click.IntRange(1, 200), help="How many of them are exits; 2 if not given.")
+@click.option("--relays", type=click.IntRange(MIN_RELAYS, 200), help="How many relays; as at the last start, else 6.")
+@click.option("--exits", type=click.IntRange(1, 200), help="How many of them are exits; as at the last start, else 2.")
 @click.option(
     "--dir",
     "directory",

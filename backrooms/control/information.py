@@ -121,7 +121,7 @@ class Information:
             "ns/name/": (self._by_name, "The router status entry with this nickname."),
             "backrooms/explain/": (self._explain, "Why a path is chosen: level:L,to:HOST:PORT,top:N or all, as JSON."),
             "backrooms/path/": (self._path, "The relays of the circuit with this number, as JSON."),
-            "ip-to-country/": (_country, "The country of an address; not known."),
+            "ip-to-country/": (self._country, "The country of an address, by the local table."),
         }
         self._options: dict[str, tuple[str, Callable[[], list[str]]]] = {
             "Nickname": ("String", lambda: [view.nickname]),
@@ -224,6 +224,15 @@ class Information:
         except BackroomsError as error:
             raise Refusal(551, f"Cannot inspect: {error}") from None
 
+    def _country(self, address: str) -> Value:
+        try:
+            found = self._view.country(address)
+        except ValueError:
+            raise Refusal(552, f'Unrecognized key "ip-to-country/{address}"') from None
+        if found is None:
+            raise Refusal(551, "GeoIP data not loaded")
+        return found.lower() or "??"
+
     def _investigation(self) -> Value:
         return tuple(json.dumps(self._view.investigation(), indent=1).splitlines())
 
@@ -319,7 +328,3 @@ def _user() -> str:
 
 def _descriptor_limit() -> str:
     return str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-def _country(address: str) -> Value:
-    raise Refusal(551, "GeoIP data not loaded")

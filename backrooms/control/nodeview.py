@@ -232,6 +232,11 @@ class View:
     def path_status(self) -> dict[str, object] | None:
         return self._paths.status() if self._node.path_report is not None else None
 
+    def country(self, address: str) -> str | None:
+        circuits = self._node.circuits
+        table = circuits.paths.selectors.entities.knowledge.table if circuits is not None else None
+        return table.place(address).country if table is not None and table.has_countries else None
+
     def network_view(self) -> dict[str, object]:
         return self._node.network_view()
 

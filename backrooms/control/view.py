@@ -231,6 +231,12 @@ class NodeView(Protocol):
     def path_status(self) -> Mapping[str, object] | None:
         """What the default level does not give, and what rules leave too little; None for no client."""
 
+    def country(self, address: str) -> str | None:
+        """The country of an IP address, two upper-case letters, empty if unknown; None without a table of countries.
+
+        `ValueError` if it is no address.
+        """
+
     def bootstrap(self) -> tuple[int, str, str]:
         """Progress in percent, its tag and its summary.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+
+from backrooms.wire.documents import DirFetch
 
 MESSAGES = (1.0, 40)
 """Gossip messages of a peer that are read: per second, and at once."""
@@ -49,26 +51,27 @@ class Allowance:
         return self._full_at <= now
 
 
-class Changes:
-    """How often records changed lately, by relay."""
+class Allowances:
+    """The same allowance for each relay. Those of whom nothing came lately are forgotten."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: tuple[float, int]) -> None:
+        self._bounds = bounds
         self._by_relay: OrderedDict[bytes, Allowance] = OrderedDict()
 
-    def allowed(self, relay_id: bytes, now: float) -> bool:
-        """Whether a new record of this relay may be taken."""
+    def has(self, relay_id: bytes, now: float) -> bool:
+        """Whether something of this relay may be taken."""
         found = self._by_relay.get(relay_id)
         return found is None or found.left(now) > 0
 
-    def note(self, relay_id: bytes, now: float) -> None:
-        """A new record was taken."""
+    def take(self, relay_id: bytes, now: float) -> bool:
+        """Something of this relay is taken; False, and nothing changes, where that would be too much."""
         found = self._by_relay.get(relay_id)
         if found is None:
             while self._by_relay and next(iter(self._by_relay.values())).full(now):
                 self._by_relay.popitem(last=False)
-            found = self._by_relay[relay_id] = Allowance(CHANGES)
+            found = self._by_relay[relay_id] = Allowance(self._bounds)
         self._by_relay.move_to_end(relay_id)
-        found.take(now)
+        return found.take(now)
 
 
 class Refused:
@@ -84,3 +87,19 @@ class Refused:
 
     def has(self, relay_id: bytes, revision: int, now: float) -> bool:
         return self._until.get((relay_id, revision), 0.0) > now
+
+
+class Peer:
+    """What one peer took of us, and what goes on with it."""
+
+    def __init__(self) -> None:
+        self.messages, self.answers, self.documents = Allowance(MESSAGES), Allowance(ANSWERS), Allowance(DOCUMENTS)
+        self.refused = Refused()
+        self.muted_until = float("-inf")
+        self.asked_until = float("-inf")
+        """Until then it may tell us in what it differs."""
+        self.told_until = float("-inf")
+        """Until then it may offer us what we lack."""
+        self.empty_words = 0
+        self.request: DirFetch | None = None
+        self.queue: deque[DirFetch] = deque()

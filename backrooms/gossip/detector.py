@@ -169,7 +169,9 @@ class Detector:
                 del self.watched[relay_id]
 
     def _watch(self, relay_id: bytes, wall: float) -> bool:
-        return relay_id != self._my_id and self._my_id in self._neighbours.watchers(relay_id, wall)
+        # Watchers are drawn for any id, also for one that somebody has made up.
+        known = relay_id in self._directory and relay_id != self._my_id
+        return known and self._my_id in self._neighbours.watchers(relay_id, wall)
 
     def _look(self, relay_id: bytes, watched: Watched, now: float, wall: float) -> None:
         watched.heard = max(watched.heard, self._heard(relay_id))

@@ -21,6 +21,8 @@ DOUBT_TIME = 300.0
 """Seconds for which rumours exclude a relay, at most, and for which a list of the long dead holds."""
 REST_TIME = 300.0
 """Seconds after that for which no rumour about it is believed."""
+EXPIRE = 60.0
+"""Seconds between looks at which suspicions are too old to count."""
 MAX_SHARE = 0.1
 """Of all weight may be doubted, at most."""
 
@@ -52,6 +54,7 @@ class Doubts:
         self._directory = directory
         self._weights = weights
         self._bounded = bounded
+        self._expired_at = float("-inf")
         self._since: dict[bytes, float] = {}
         self._said: dict[bytes, _Said] = {}
         self._found: frozenset[bytes] = frozenset()
@@ -60,6 +63,9 @@ class Doubts:
 
     def rumours(self, message: Rumours, now: float, wall: float) -> None:
         """Take what a relay passed on. `CryptoError` when a signature in it is wrong."""
+        if now - self._expired_at >= EXPIRE:
+            self._expired_at = now
+            self.table.expire(wall)  # else those who were watchers on different days could come together
         for refutation in message.refutations:
             self.table.refute(refutation, wall)
             if not self.table.suspicions(refutation.relay):

@@ -8,13 +8,13 @@ verify get into the list, and each costs its sender of an allowance.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from backrooms.errors import CryptoError, RemoteProtocolError, WireError
-from backrooms.gossip.bounds import ANSWERS, DOCUMENTS, EMPTY_WORDS, MESSAGES, MUTED, Allowance, Changes, Refused
+from backrooms.gossip.bounds import CHANGES, EMPTY_WORDS, MUTED, Allowances, Peer
 from backrooms.gossip.digests import Digests
 from backrooms.gossip.news import ROOM_BESIDE_DIGESTS, Rumours
 from backrooms.gossip.partners import Partners, sample
@@ -83,22 +83,6 @@ Result: TypeAlias = Descriptor | RemoteProtocolError
 Output: TypeAlias = Send | Ask | Check | Drop | Silent
 
 
-class _Peer:
-    """What one peer took of us, and what goes on with it."""
-
-    def __init__(self) -> None:
-        self.messages, self.answers, self.documents = Allowance(MESSAGES), Allowance(ANSWERS), Allowance(DOCUMENTS)
-        self.refused = Refused()
-        self.muted_until = float("-inf")
-        self.asked_until = float("-inf")
-        """Until then it may tell us in what it differs."""
-        self.told_until = float("-inf")
-        """Until then it may offer us what we lack."""
-        self.empty_words = 0
-        self.request: DirFetch | None = None
-        self.queue: deque[DirFetch] = deque()
-
-
 @dataclass(slots=True)
 class Gossip:
     """The gossip of one relay. `now` is monotonic seconds everywhere."""
@@ -118,10 +102,12 @@ class Gossip:
     digests: Digests = field(init=False)
     partners: Partners = field(init=False)
     rumours: Rumours = field(init=False)
-    _changes: Changes = field(init=False, default_factory=Changes)
-    _peers: OrderedDict[bytes, _Peer] = field(init=False, default_factory=OrderedDict)
+    _changes: Allowances = field(init=False, default_factory=lambda: Allowances(CHANGES))
+    _peers: OrderedDict[bytes, Peer] = field(init=False, default_factory=OrderedDict)
     _waiting: dict[bytes, float] = field(init=False, default_factory=dict)
     _fetching: dict[bytes, float] = field(init=False, default_factory=dict)
+    _before: dict[bytes, Descriptor | None] = field(init=False, default_factory=dict)
+    """What was held of the relays whose documents are being verified: only what differs from that is news."""
     _round_at: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -176,19 +162,23 @@ class Gossip:
 
     def news(self, relay_id: bytes, now: float) -> None:
         """A relay published something to us, or we did: tell others."""
-        self._changes.note(relay_id, now)
+        self._changes.take(relay_id, now)
         self.rumours.add(relay_id, now)
 
     def may_change(self, relay_id: bytes, now: float) -> bool:
         """Whether a relay may publish once more now."""
-        return self._changes.allowed(relay_id, now)
+        return self._changes.has(relay_id, now)
+
+    def may_verify(self, peer: bytes, now: float) -> bool:
+        """Whether one more document of this peer may be verified now; if so, it counts."""
+        return self._peer(peer).documents.take(now)
 
     # messages
 
-    def _peer(self, peer: bytes) -> _Peer:
+    def _peer(self, peer: bytes) -> Peer:
         state = self._peers.get(peer)
         if state is None:
-            state = self._peers[peer] = _Peer()
+            state = self._peers[peer] = Peer()
             if len(self._peers) > MAX_PEERS:
                 self._peers.popitem(last=False)
         else:
@@ -217,7 +207,7 @@ class Gossip:
         else:
             self.counts["unasked"] += 1
 
-    def _summary(self, peer: bytes, state: _Peer, message: Summary, now: float) -> None:
+    def _summary(self, peer: bytes, state: Peer, message: Summary, now: float) -> None:
         self._take_news(peer, state, message.news, now)
         if not message.digests:
             return
@@ -241,7 +231,7 @@ class Gossip:
         else:
             self.counts["too many summaries"] += 1
 
-    def _buckets(self, peer: bytes, state: _Peer, message: Buckets, now: float) -> None:
+    def _buckets(self, peer: bytes, state: Peer, message: Buckets, now: float) -> None:
         if now >= state.asked_until:
             self.counts["unasked"] += 1
             return
@@ -257,7 +247,7 @@ class Gossip:
         self._fetch(peer, state, message.entries, now)
 
     @staticmethod
-    def _other_certificate(state: _Peer, mine: ListEntry, other: ListEntry, now: float) -> bool:
+    def _other_certificate(state: Peer, mine: ListEntry, other: ListEntry, now: float) -> bool:
         return (
             mine.revision == other.revision
             and mine.certificate != other.certificate
@@ -266,7 +256,7 @@ class Gossip:
 
     # documents
 
-    def _wanted(self, state: _Peer, entry: ListEntry, now: float) -> Parts | None:
+    def _wanted(self, state: Peer, entry: ListEntry, now: float) -> Parts | None:
         """What to fetch of what a peer has; None for nothing."""
         known = self.directory.held(entry.id)
         if state.refused.has(entry.id, entry.revision, now) or self._fetching.get(entry.id, now) > now:
@@ -274,14 +264,14 @@ class Gossip:
         if known is None:
             return Parts.BOTH
         same = entry.certificate == known.certificate.digest
-        if entry.revision > known.record.revision:
-            if not self.may_change(entry.id, now) and entry.revision != REVOKED:
-                self.counts["too many records of one relay"] += 1
-                return None
-            return Parts.RECORD if same else Parts.BOTH
-        return None if same or entry.revision < known.record.revision else Parts.BOTH
+        if entry.revision < known.record.revision or (same and entry.revision == known.record.revision):
+            return None
+        if not self.may_change(entry.id, now) and (entry.revision != REVOKED or known.revoked):
+            self.counts["too many records of one relay"] += 1
+            return None
+        return Parts.RECORD if same else Parts.BOTH
 
-    def _fetch(self, peer: bytes, state: _Peer, entries: Sequence[ListEntry], now: float) -> None:
+    def _fetch(self, peer: bytes, state: Peer, entries: Sequence[ListEntry], now: float) -> None:
         wanted: dict[Parts, list[bytes]] = {Parts.BOTH: [], Parts.RECORD: []}
         for entry in entries:
             what = self._wanted(state, entry, now)
@@ -297,7 +287,7 @@ class Gossip:
                 state.queue.append(DirFetch(tuple(ids[start : start + MAX_FETCH_IDS]), what))
         self._next(peer, state)
 
-    def _next(self, peer: bytes, state: _Peer) -> None:
+    def _next(self, peer: bytes, state: Peer) -> None:
         if state.request is None and state.queue:
             state.request = state.queue.popleft()
             self.out.append(Ask(peer, state.request))
@@ -326,7 +316,7 @@ class Gossip:
         self._release([one.id for one in docs.documents if not one.record])
         if held:
             state.empty_words = 0
-            self.out.append(Check(peer, held))
+            self._check(peer, held)
         else:
             state.empty_words += 1
             self.counts["told of what it does not have"] += 1
@@ -335,11 +325,15 @@ class Gossip:
                 state.queue.clear()
         self._next(peer, state)
 
+    def _check(self, peer: bytes, documents: tuple[Documents, ...]) -> None:
+        self._before.update((one.id, self.directory.held(one.id)) for one in documents)
+        self.out.append(Check(peer, documents))
+
     def _release(self, ids: Sequence[bytes]) -> None:
         for relay_id in ids:
             self._fetching.pop(relay_id, None)
 
-    def _take_news(self, peer: bytes, state: _Peer, news: Sequence[News], now: float) -> None:
+    def _take_news(self, peer: bytes, state: Peer, news: Sequence[News], now: float) -> None:
         checked: list[Documents] = []
         fetched: list[ListEntry] = []
         for one in news:
@@ -360,7 +354,7 @@ class Gossip:
                 self._fetching[one.id] = now + FETCH_TIME
                 checked.append(Documents(one.id, one.certificate, one.record))
         if checked:
-            self.out.append(Check(peer, tuple(checked)))
+            self._check(peer, tuple(checked))
         if fetched:
             self._fetch(peer, state, sorted({one.id: one for one in fetched}.values(), key=lambda one: one.id), now)
 
@@ -373,11 +367,13 @@ class Gossip:
     ) -> None:
         """What became of the documents of `Check`: for each what is in the list now, or why it was refused."""
         state = self._peer(peer)
-        for one, result in zip(documents, results, strict=True):
+        before = [self._before.pop(one.id, result) for one, result in zip(documents, results, strict=True)]
+        for one, result, known in zip(documents, results, before, strict=True):
             self._fetching.pop(one.id, None)
             if isinstance(result, Descriptor):
-                if self.rumours.add(one.id, now):
-                    self._changes.note(one.id, now)
+                if result is not known:  # else the peer gave us what we had, and the relay has changed nothing
+                    self._changes.take(one.id, now)
+                    self.rumours.add(one.id, now)
                 continue
             state.refused.note(one.id, revision_of(one.record), now)
             self.counts["refused"] += 1
@@ -387,7 +383,7 @@ class Gossip:
                 self._bad(peer, state, result.reason, now)
                 return
 
-    def _bad(self, peer: bytes, state: _Peer, reason: str, now: float) -> None:
+    def _bad(self, peer: bytes, state: Peer, reason: str, now: float) -> None:
         """What no honest relay does."""
         state.muted_until = now + MUTED
         for one in state.queue:

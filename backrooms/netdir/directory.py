@@ -39,7 +39,8 @@ from backrooms.wire.documents import (
 MAX_RELAYS = 20_000
 """Relays in one list; more are refused, so that made-up relays cannot fill the memory."""
 MAX_REVOKED = 20_000
-"""Revoked relays in one list; of more, those whose certificates end first are forgotten."""
+"""Revoked relays in one list; of more, those are forgotten that had been in the list for the shortest time, of equal
+ones those whose certificates end first: else made-up relays that are revoked would bring back a stolen key."""
 _DOCS_HEADER = 2
 
 
@@ -79,10 +80,10 @@ class Directory:
         """Since when each relay has been in the list without a break, unix seconds; restarts are no break."""
         self._relays: dict[bytes, Descriptor] = {}
         self._revoked: dict[bytes, Descriptor] = {}
+        self._worth: dict[bytes, tuple[int, int]] = {}
+        """Of each revoked relay, for how many seconds it had been in the list before, and when it may be forgotten."""
         self._sorted: list[Descriptor] | None = None
         self._everything: list[Descriptor] | None = None
-        self._by_nickname: dict[str, Descriptor | None] | None = None
-        self._by_fingerprint: dict[str, Descriptor] | None = None
 
     def __len__(self) -> int:
         return len(self._relays)
@@ -117,22 +118,6 @@ class Directory:
 
     def is_revoked(self, node_id: bytes) -> bool:
         return node_id in self._revoked
-
-    def by_fingerprint(self, text: str) -> Descriptor | None:
-        """The relay with these 40 hex digits, in either case and with or without Tor's leading `$`."""
-        if self._by_fingerprint is None:
-            self._by_fingerprint = {relay.fingerprint: relay for relay in self._relays.values()}
-        return self._by_fingerprint.get(text.removeprefix("$").upper())
-
-    def by_nickname(self, nickname: str) -> Descriptor | None:
-        """The only relay of this nickname, case ignored as in Tor; None where there are none or several."""
-        if self._by_nickname is None:
-            names: dict[str, Descriptor | None] = {}
-            for relay in self._relays.values():
-                key = relay.nickname.lower()
-                names[key] = None if key in names else relay
-            self._by_nickname = names
-        return self._by_nickname.get(nickname.lower())
 
     # --- taking in
 
@@ -211,6 +196,8 @@ class Directory:
         if known is None:
             if not relay.revoked and len(self._relays) >= MAX_RELAYS:
                 raise RemoteProtocolError(f"the directory holds {MAX_RELAYS} relays and takes no more")
+            if relay.revoked and len(self._revoked) >= MAX_REVOKED and (0, relay.expires) < min(self._worth.values()):
+                raise RemoteProtocolError(f"the directory holds {MAX_REVOKED} revoked relays and takes no more")
         elif relay is known:
             return known
         else:
@@ -219,22 +206,34 @@ class Directory:
             if record is known and certificate is known.certificate:
                 return known
             relay = Descriptor(certificate, record.record, record.record_raw)
-        self._keep(relay, int(now))
+        self._keep(relay, self._was_known(relay.id, int(now)) if relay.revoked else int(now))
         self._changed(now, [relay.id])
         return relay
 
-    def _keep(self, relay: Descriptor, since: int) -> None:
+    def _was_known(self, node_id: bytes, now: int) -> int:
+        """For how many seconds a relay that is or will be revoked had been in the list."""
+        if node_id in self._worth:
+            return self._worth[node_id][0]
+        return max(0, now - self.seen.get(node_id, now))
+
+    def times(self) -> dict[bytes, int]:
+        """Since when each relay has been in the list, and of revoked ones for how long they had been: for `restore`."""
+        return self.seen | {node_id: known for node_id, (known, _) in self._worth.items()}
+
+    def _keep(self, relay: Descriptor, time: int) -> None:
+        """`time` is as `times` gives it."""
         if not relay.revoked:
             self._relays[relay.id] = relay
-            self.seen.setdefault(relay.id, since)
+            self.seen.setdefault(relay.id, time)
             return
         self._forget(relay.id)
         if len(self._revoked) >= MAX_REVOKED:
-            self._forget(min(self._revoked.values(), key=lambda each: each.expires).id)
+            self._forget(min(self._worth, key=self._worth.__getitem__))
         self._revoked[relay.id] = relay
+        self._worth[relay.id] = time, relay.expires
 
     def _forget(self, node_id: bytes) -> None:
-        for held in (self._relays, self._revoked, self.seen):
+        for held in (self._relays, self._revoked, self._worth, self.seen):
             held.pop(node_id, None)
 
     def add(self, certificate: bytes | None, record: bytes, now: float) -> Descriptor:
@@ -282,7 +281,7 @@ class Directory:
     def _changed(self, now: float, ids: Sequence[bytes]) -> None:
         self.revision += 1
         self.changed_at = now
-        self._sorted = self._everything = self._by_nickname = self._by_fingerprint = None
+        self._sorted = self._everything = None
         for call in self.on_change:
             for node_id in ids:
                 call(node_id, self.held(node_id))

@@ -27,7 +27,6 @@ from backrooms.netdir.geo import COUNTRIES, MAX_ASN, GeoTable, Ranges
 MAX_LINE = 1000
 MAX_RANGES = 20_000_000
 MAX_NAME = 200
-_BITS = {4: 32, 6: 128}
 _NUMBER = re.compile(r"[0-9]{1,39}", re.ASCII)
 _HALF = re.compile(r"((?:[0-9A-Fa-f]{1,4}:){0,6}[0-9A-Fa-f]{1,4})::", re.ASCII)
 """An IPv6 address that ends in zeros,"""

@@ -33,7 +33,7 @@ _CHECK_SIZE = 32
 _RULES_LABEL = b"backrooms-saved-rules-1"
 
 Row = tuple[Descriptor, int]
-"""A descriptor whose certificate is on the shelf, and since when it has been in the list."""
+"""A descriptor whose certificate is on the shelf, and its time, as `Directory.times` gives it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,7 @@ from typing import Any, Literal
 from twisted.logger import Logger
 
 from backrooms.interfaces import Rng
-from backrooms.keystore.disk import write_atomic
-from backrooms.node.logs import Seldom
+from backrooms.node.statefile import StateFile, read_json
 from backrooms.node.timers import Timers
 
 log = Logger()
@@ -37,6 +36,7 @@ LONGEST = 32 * 86400
 """Seconds that no period is longer than."""
 SCHEMA = 1
 FILE_NAME = "accounting.json"
+_MAX_FILE = 1 << 16
 _FIELDS = {"schema", "start", "wake", "read", "written", "exhausted_after"}
 
 
@@ -105,7 +105,7 @@ class Accounting:
         self.hibernating: Hibernating = "awake"
         self._timers = timers
         self._traffic = traffic
-        self._file = state / FILE_NAME
+        self._file = StateFile(state / FILE_NAME, timers, _MAX_FILE, "counting starts afresh")
         self._rng = rng
         self._limit, self._period, self._rule = limit, period, rule
         self._start = self._wake = self._end = 0.0
@@ -115,7 +115,6 @@ class Accounting:
         """Seconds awake in which the limit was reached."""
         self._saved_at = -SAVE
         self._unsaved = False
-        self._seldom = Seldom()
         self._timer: Any = None
 
     def start(self) -> None:
@@ -235,16 +234,8 @@ class Accounting:
     # keeping
 
     def _load(self) -> None:
-        try:
-            found = json.loads(self._file.read_bytes())
-            _check(found)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            log.warn("{file} cannot be read: {why}; counting starts afresh", file=self._file.name, why=error.strerror)
-            return
-        except ValueError as error:
-            log.warn("{file} is damaged ({why}); counting starts afresh", file=self._file.name, why=str(error))
+        found = self._file.load(_parsed)
+        if found is None:
             return
         self._start, self._wake = found["start"], found["wake"]
         self._read, self._written = found["read"], found["written"]
@@ -254,7 +245,7 @@ class Accounting:
             self._move(wall)
 
     def _save(self) -> None:
-        self._saved_at, self._unsaved = self._timers.now(), False
+        self._saved_at = self._timers.now()
         what = {
             "schema": SCHEMA,
             "start": self._start,
@@ -263,16 +254,12 @@ class Accounting:
             "written": self._written,
             "exhausted_after": self._exhausted_after,
         }
-        try:
-            write_atomic(self._file, json.dumps(what).encode() + b"\n")
-        except OSError as error:
-            self._unsaved = True
-            if self._seldom.is_due("save", self._timers.now()):
-                log.warn("{file} cannot be written: {why}", file=self._file.name, why=error.strerror)
+        self._unsaved = not self._file.save(json.dumps(what) + "\n")
 
 
-def _check(found: Any) -> None:
-    """`ValueError` unless this is what `_save` writes."""
+def _parsed(data: bytes) -> dict[str, Any]:
+    """What `_save` wrote; `ValueError` for anything else."""
+    found = read_json(data)
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or set(found) != _FIELDS:
         raise ValueError(f"not an accounting file of schema {SCHEMA}")
     for name in _FIELDS:
@@ -284,3 +271,4 @@ def _check(found: Any) -> None:
             raise ValueError(f"{name} is not a number of its kind")
     if not 0 <= found["wake"] - found["start"] <= LONGEST:
         raise ValueError("wake is not in the period")
+    return found

@@ -203,8 +203,9 @@ class Circuits:
         `PathError` when no path fits and waiting will not help.
         """
         self._check_level(route)
+        now = self.timers.now()
         for circuit in self.circuits.values():
-            if circuit.status == "BUILT" or circuit.retired or circuit.reserved:
+            if circuit.status == "BUILT" or circuit.retired or circuit.reserved or self.spares.is_stale(circuit, now):
                 continue
             if circuit.isolation not in (isolation, None):
                 continue
@@ -354,14 +355,14 @@ class Circuits:
     def _sweep(self) -> None:
         now = self.timers.now()
         self._sweeper = self.timers.at(now + SWEEP, self._sweep)
+        self.spares.look()
+        for circuit in list(self.circuits.values()):
+            self._retire(circuit, now)
         self.streams.attach_waiting()
         if self.streams.streams:
             self._used_at = now
         elif 0 < self.options.dormant_after <= now - self._used_at:
             self.go_dormant()
-        self.spares.look()
-        for circuit in list(self.circuits.values()):
-            self._retire(circuit, now)
         if not self.dormant:
             self.spares.keep(now)
         elif not self.circuits and not self.streams.streams:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.logger import Logger
 
-from backrooms.errors import BackroomsError, RemoteProtocolError, WireError
+from backrooms.errors import BackroomsError, CryptoError, RemoteProtocolError, WireError
 from backrooms.gossip.exchange import Result
 from backrooms.gossip.partners import sample
 from backrooms.interfaces import Rng
@@ -72,6 +72,9 @@ CIRCUITS_TIME = 15.0
 """Seconds that this may take before it asks over a link."""
 OTHERS = 4
 """Relays of the list that are tried when contacts give no list."""
+COLD_ROUNDS = 6
+"""Fetches in which a node that began without a list asks contacts that have not answered yet, before anybody else: what
+two of them hide, a third tells."""
 
 
 class DirectoryKeeper:
@@ -105,7 +108,7 @@ class DirectoryKeeper:
         self._network = network
         self._rng = rng
         self._saved = SavedList(reactor, timers, directory, state)
-        self._verifier = Verifier(reactor, directory, timers.wall)
+        self.verifier = Verifier(reactor, directory, timers.wall)
         self.refused: Counter[str] = Counter()
         """Descriptors that were refused, by reason."""
         self._seldom = Seldom()
@@ -117,6 +120,10 @@ class DirectoryKeeper:
         self._fetching = False
         self._fetched = False
         """Whether somebody has given us the whole list since the start."""
+        self._cold_rounds = 0
+        """Fetches left of those in which all contacts are to be heard."""
+        self._heard: set[bytes] = set()
+        """Who has given us its list since the start."""
         self._learning = Learning(
             timers, channels, directory, self._questions, self._sources, self._take, lambda: self.on_change()
         )
@@ -144,6 +151,7 @@ class DirectoryKeeper:
     def start(self) -> None:
         """Load what was saved, publish ourselves, and fetch."""
         self._saved.load()
+        self._cold_rounds = 0 if self.directory else COLD_ROUNDS
         if self._saved.unverified:
             Deferred.fromCoroutine(self._take(self._saved.unverified))
         if self.gossip is not None:
@@ -176,23 +184,20 @@ class DirectoryKeeper:
             self.gossip.start()
 
     def addresses(self, relay_id: bytes) -> Sequence[str]:
-        """Where a relay can be reached: by its descriptor, else by the network file."""
-        relay = self.directory.get(relay_id)
-        if relay is not None:
-            # A record could send us to hosts of our own local network.
-            dialled = (one for one in relay.addresses if self._local or one.host is None or not is_private(one.host))
-            return [str(address) for address in dialled]
+        """Where a relay can be reached: by its descriptor, then by the network file, which may be newer."""
         if self.directory.is_revoked(relay_id):
             return []
-        return [contact.address for contact in self._network.contacts if contact.id == relay_id]
+        named = [contact.address for contact in self._network.contacts if contact.id == relay_id]
+        relay = self.directory.get(relay_id)
+        if relay is None:
+            return named
+        # A record could send us to hosts of our own local network.
+        dialled = (one for one in relay.addresses if self._local or one.host is None or not is_private(one.host))
+        return list(dict.fromkeys([*map(str, dialled), *named]))
 
     async def learn(self, relay_id: bytes) -> bool:
         """Whether a relay is in the list. If it is not, ask some others for it, but not for long and not too often."""
         return await self._learning.learn(relay_id)
-
-    def _fetch_soon(self) -> None:
-        if not self._fetching:
-            self._later("fetch", 0.0, self._fetch)
 
     # fetching
 
@@ -228,17 +233,23 @@ class DirectoryKeeper:
     def _sources(self) -> list[bytes]:
         """Whom to ask for the list: the contacts, then some relays of the list, each in random order."""
         mine = self._channels.my_id
-        contacts = [contact.id for contact in self._network.contacts if contact.id != mine]
+        contacts = sample(self._contacts(), len(self._network.contacts), self._rng)
+        contacts.sort(key=self._heard.__contains__)
         relays = self.directory.relays()
         drawn = {relays[self._rng.randrange(0, len(relays))].id for _ in range(OTHERS) if relays}
         others = sorted(drawn - {mine, *contacts})
-        return sample(contacts, len(contacts), self._rng) + sample(others, len(others), self._rng)
+        return contacts + sample(others, len(others), self._rng)
+
+    def _contacts(self) -> list[bytes]:
+        return [contact.id for contact in self._network.contacts if contact.id != self._channels.my_id]
 
     async def _bring_up_to_date(self) -> bool:
         """Get what is new; whether anybody was there to tell."""
         if self.gossip is not None and self._fetched and self.gossip.in_touch:
             return True  # gossip tells all
-        if self.over_circuits is not None and (self.settled or len(self.directory) >= WARM):
+        cold = self._cold_rounds > 0 and not self._heard.issuperset(self._contacts())
+        self._cold_rounds -= cold
+        if self.over_circuits is not None and (self.settled or len(self.directory) >= WARM) and not cold:
             asking = Deferred.fromCoroutine(self.over_circuits())
             asking.addTimeout(CIRCUITS_TIME, self._reactor)
             try:
@@ -257,6 +268,7 @@ class DirectoryKeeper:
             try:
                 await self._fetch_from(await self._channels.link(source))
                 answered += 1
+                self._heard.add(source)
             except BackroomsError as error:
                 if self._seldom.is_due(str(error), self._timers.now()):
                     log.info("a relay gave no list of relays: {error}", error=str(error))
@@ -292,7 +304,7 @@ class DirectoryKeeper:
 
     async def _take(self, documents: Sequence[Documents]) -> list[Result]:
         """Verify in threads, and keep what is good."""
-        results = await self._verifier.take(documents)
+        results = await self.verifier.take(documents)
         for result in results:
             if isinstance(result, RemoteProtocolError):
                 self.refused[without_numbers(result.reason)] += 1
@@ -337,12 +349,12 @@ class DirectoryKeeper:
             return self._published(link, message)
         return None
 
-    def _published(self, link: Link, message: DirPublish) -> DirPublished:
+    def _published(self, link: Link, message: DirPublish) -> DirPublished | None:
         if link.peer_id is None:
             return DirPublished(PublishStatus.REFUSED, "only relays publish")
         assert self.gossip is not None  # clients are not asked
         before = self.directory.revision
-        if not self.gossip.may_change(link.peer_id):
+        if not self.gossip.may_change(link.peer_id) or not self.gossip.may_verify(link.peer_id):
             return DirPublished(PublishStatus.REFUSED, "too many records in a short time")
         try:
             relay = self.directory.verify(message.certificate or None, message.record, self._timers.wall())
@@ -350,6 +362,9 @@ class DirectoryKeeper:
                 raise WireError("a relay publishes itself only")
             self.directory.insert(relay, self._timers.wall())
         except RemoteProtocolError as error:
+            if isinstance(error, CryptoError):
+                link.driver.fail(error)
+                return None
             if isinstance(error, EquivocationError):
                 for call in self.directory.on_equivocation:
                     call(error)

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from backrooms.circuit.stream import Stream
 from backrooms.errors import BackroomsError, CircuitError, PathError, RemoteProtocolError, StreamError, WireError
+from backrooms.gossip.bounds import Allowance
 from backrooms.interfaces import Rng
 from backrooms.netdir.descriptor import Descriptor
 from backrooms.netdir.directory import Directory
@@ -46,8 +47,8 @@ OPEN_MOST = 32
 """Directory streams that a client has at once."""
 DRAWS = 16
 """Random relays that are tried until one goes with our guards."""
-UNASKED_RATE, UNASKED_BURST = 2048.0, 262_144
-"""Bytes a second, and at once, of messages that a client takes without having asked."""
+UNASKED = (2048.0, 262_144)
+"""Bytes of messages that a client takes without having asked: per second, and at once."""
 
 T = TypeVar("T", bound="Answer")
 
@@ -141,8 +142,8 @@ class AskingConnection(DirConnection):
         self.opened: Deferred[None] | None = Deferred()
         """Fires when the relay has answered BEGIN_DIR; `StreamError` when it does not let us in."""
         self._asked: deque[tuple[type[Any], Deferred[Any]]] = deque()
-        self._unasked: tuple[float, float] = UNASKED_BURST, timers.now()
-        """Bytes nobody asked for that may still come, and since when."""
+        self._unasked = Allowance(UNASKED)
+        """Bytes nobody asked for that may still come."""
         self._patience: Any = timers.at(timers.now() + CONNECT_TIME, self._too_late)
         assert circuit.machine is not None
         circuit.machine.begin_directory(self.stream)
@@ -180,12 +181,8 @@ class AskingConnection(DirConnection):
             if not answer.called:
                 answer.callback(message)
         elif self.on_message is not None:
-            now = self._timers.now()
-            left, since = self._unasked
-            left = min(UNASKED_BURST, left + (now - since) * UNASKED_RATE) - len(payload) - FRAME_HEADER_SIZE
-            if left < 0:
+            if not self._unasked.take(self._timers.now(), len(payload) + FRAME_HEADER_SIZE):
                 raise WireError("too much that nobody asked for")
-            self._unasked = left, now
             self.on_message(kind, payload)
         elif kind < IGNORABLE:
             raise WireError("a directory message nobody asked for")
@@ -234,6 +231,8 @@ class DirStreams:
     def connect(self, relay_id: bytes | None = None, avoid: Collection[bytes] = ()) -> Deferred[AskingConnection]:
         """A connection to the directory of a relay, of any random one that is not to be avoided without an id.
 
+        With an id, what is to be avoided is so behind the guard on the way to that relay.
+
         `BackroomsError` when there is no path or the relay cannot be reached.
         """
         return Deferred.fromCoroutine(self._connect(relay_id, avoid))
@@ -266,12 +265,15 @@ class DirStreams:
         self.received += connection.received
 
     def path(self, relay_id: bytes | None, avoid: Collection[bytes] = ()) -> list[Descriptor]:
-        """A path of the default level whose last relay is this one, or any, each as likely as the others."""
+        """A path of the default level whose last relay is this one, or any, each as likely as the others.
+
+        `avoid` holds ids that may not be the last relay, or with an id not be between the guard and it.
+        """
         if relay_id is not None:
             relay = self._directory.get(relay_id)
             if relay is None:
                 raise CircuitError("a relay that is not in the list cannot be asked")
-            return self._path_to(relay)
+            return self._path_to(relay, avoid)
         unfit = {*avoid, *self._circuits.options.constraints.exclude}
         doubted = self._circuits.paths.doubted()
         selector = self._circuits.paths.selectors.get(self._circuits.default)
@@ -286,8 +288,8 @@ class DirStreams:
                 del relays[number]
         raise CircuitError("no relay is known that could be asked")
 
-    def _path_to(self, relay: Descriptor) -> list[Descriptor]:
-        path = self._circuits.paths.to(self._circuits.default, relay)
+    def _path_to(self, relay: Descriptor, avoid: Collection[bytes] = ()) -> list[Descriptor]:
+        path = self._circuits.paths.to(self._circuits.default, relay, avoid)
         if path is None:
             raise CircuitError("no guard can be reached now")
         return path

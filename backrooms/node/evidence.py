@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 from twisted.logger import Logger
 
 from backrooms.crypto.keys import parse_id, text_id
-from backrooms.errors import BackroomsError
-from backrooms.keystore.disk import write_atomic
 from backrooms.netdir.certificate import ShelfError
 from backrooms.netdir.directory import Directory, EquivocationError
+from backrooms.node.statefile import StateFile, read_json
 from backrooms.node.timers import Timers
 
 log = Logger()
@@ -50,14 +48,14 @@ class Evidence:
     """The file `equivocations.json`."""
 
     def __init__(self, state: Path, directory: Directory, timers: Timers) -> None:
-        self.proofs: dict[bytes, Proof] = {}
         self.on_proof: Callable[[bytes], object] = lambda relay_id: None
         """Called with the id of a relay against which there is proof now."""
-        self._file = state / FILE_NAME
+        self._file = StateFile(state / FILE_NAME, timers, _MOST, "what was proven is forgotten")
         self._directory = directory
         self._timers = timers
         directory.on_equivocation.append(self.note)
-        self._load()
+        self.proofs: dict[bytes, Proof] = {proof.id: proof for proof in self._file.load(from_text) or ()}
+        self._forget(timers.wall())
 
     def ids(self) -> frozenset[bytes]:
         """Relays that there is proof against."""
@@ -77,36 +75,13 @@ class Evidence:
             certificate = b""  # others have it
         self.proofs[relay_id] = Proof(relay_id, int(wall), certificate, error.held, error.offered)
         self._forget(wall)
-        self._save()
+        self._file.save(to_text(self.proofs.values()))
         self.on_proof(relay_id)
 
     def _forget(self, wall: float) -> None:
         self.proofs = {one: proof for one, proof in self.proofs.items() if proof.seen > wall - KEPT_FOR}
         while len(self.proofs) > KEPT:
             del self.proofs[min(self.proofs, key=lambda one: self.proofs[one].seen)]
-
-    def _save(self) -> None:
-        try:
-            write_atomic(self._file, to_text(self.proofs.values()).encode())
-        except OSError as error:
-            log.warn("{file} cannot be written: {why}", file=FILE_NAME, why=error.strerror)
-
-    def _load(self) -> None:
-        try:
-            with self._file.open("rb") as file:
-                proofs = from_text(file.read(_MOST))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            log.warn("{file} cannot be read: {why}", file=FILE_NAME, why=error.strerror)
-            return
-        except (ValueError, BackroomsError) as error:
-            aside = f"{FILE_NAME}.damaged"
-            os.replace(self._file, self._file.with_name(aside))
-            log.warn("{file} is damaged and kept as {aside}: {why}", file=FILE_NAME, aside=aside, why=str(error))
-            return
-        self.proofs = {proof.id: proof for proof in proofs}
-        self._forget(self._timers.wall())
 
 
 def to_text(proofs: Any) -> str:
@@ -124,12 +99,7 @@ def to_text(proofs: Any) -> str:
 
 def from_text(data: bytes) -> list[Proof]:
     """What `to_text` wrote. `ValueError` or `BackroomsError` when it is something else."""
-    if len(data) >= _MOST:
-        raise ValueError("it is too long")
-    try:
-        whole = json.loads(data)
-    except RecursionError:
-        raise ValueError("too many brackets") from None
+    whole = read_json(data)
     if not isinstance(whole, dict) or whole.get("schema") != 1 or not isinstance(whole.get("equivocations"), list):
         raise ValueError("not a list of equivocations")
     proofs = []

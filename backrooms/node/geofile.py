@@ -2,7 +2,7 @@
 
 path.geo             the table of the configuration, if it names one: it must be there
 STATE/geo.table      what `backrooms geo import` makes
-/usr/share/tor       the Debian package tor-geoipdb (countries only); what was read is kept in STATE/geo-tor.table
+/usr/share/tor       the Debian package tor-geoipdb (countries only), read as it is
 """
 
 from __future__ import annotations

@@ -85,6 +85,10 @@ class Gossiping:
         """Whether this relay may publish once more now."""
         return self.machine.may_change(relay_id, self._timers.now())
 
+    def may_verify(self, peer: bytes) -> bool:
+        """Whether one more document that this peer sends may be verified now."""
+        return self.machine.may_verify(peer, self._timers.now())
+
     def tick(self, now: float) -> None:
         """It is time."""
         self.machine.tick(now)

@@ -7,7 +7,6 @@ whole, so it is there in the old form or the new one whenever the process dies.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +17,10 @@ from twisted.logger import Logger
 from backrooms.crypto.keys import fingerprint, parse_id, text_id
 from backrooms.errors import PathError
 from backrooms.interfaces import Rng
-from backrooms.keystore.disk import write_atomic
 from backrooms.netdir.descriptor import Descriptor
 from backrooms.netdir.directory import Directory
 from backrooms.node.logs import Seldom
+from backrooms.node.statefile import StateFile, read_json
 from backrooms.node.timers import Timers
 from backrooms.path.constraints import Position
 from backrooms.path.guards import (
@@ -40,14 +39,14 @@ log = Logger()
 
 FILE_NAME = "guards.json"
 SCHEMA = 1
-KEPT_ASIDE = 9
-"""Damaged files that are kept, at most."""
 KNOWN_ENOUGH = 0.8
 """A sample stays when the list turns out to be whole, if this part of it was known when it was drawn."""
 PATIENCE = 600.0
 """Seconds after which the list of relays counts as whole even if it has not settled."""
 _MAX_FILE = 1 << 20
 _MAX_REASON = 200
+_FARTHEST = 6e10
+"""Seconds from 1970, before or after: what is nearer can be written as a date."""
 
 
 class GuardStatus(NamedTuple):
@@ -68,14 +67,14 @@ class Guards:
         """`settled` says whether the directory is complete."""
         self._timers = timers
         self._directory = directory
-        self._file = state / FILE_NAME
+        self._file = StateFile(state / FILE_NAME, timers, _MAX_FILE, "guards are chosen anew")
         self._rng = rng
         self._settled = settled
         self._began = timers.now()
         self._seldom = Seldom()
         self._updated_for = -1
         self._updated_at = float("-inf")
-        self.sample = self._load()
+        self.sample = self._file.load(lambda data: from_text(data, directory.network_id)) or GuardSample()
         self._kept = bool(self.sample.guards)
         """Whether this is our sample. One drawn from half a list is replaced when the list is whole."""
         self._drawn_from = 0
@@ -135,10 +134,6 @@ class Guards:
     def due_before(self, relay_id: bytes, selector: PathSelector) -> list[bytes]:
         """Guards that are better than this entry and of which it is time to see if they are back."""
         return self.sample.due_before(relay_id, Allowed(selector, Position.ENTRY), self._timers.wall())
-
-    def guard_ids(self) -> list[bytes]:
-        """The guards that are in the list of relays, the first ones first: whom to ask before anybody else."""
-        return [guard.id for guard in self.sample.ranked(self._directory)]
 
     def _descriptors(self, ids: Any) -> list[Descriptor]:
         return [one for one in map(self._directory.get, ids) if one is not None]
@@ -207,37 +202,7 @@ class Guards:
         """Write the file, if it does not say what it should."""
         if not self.sample.changed or not self._kept:
             return
-        self.sample.changed = False
-        try:
-            write_atomic(self._file, to_text(self.sample, self._directory.network_id).encode())
-        except OSError as error:
-            self.sample.changed = True
-            if self._seldom.is_due("save", self._timers.now()):
-                log.warn("{file} cannot be written: {why}", file=self._file.name, why=error.strerror)
-
-    def _load(self) -> GuardSample:
-        try:
-            with self._file.open("rb") as file:
-                return from_text(file.read(_MAX_FILE), self._directory.network_id)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            log.warn("{file} cannot be read: {why}; guards are chosen anew", file=FILE_NAME, why=error.strerror)
-        except ValueError as error:
-            kept = self._keep_aside()
-            log.warn(
-                "{file} is not as it should be ({why}); it is kept as {kept}, and guards are chosen anew",
-                file=FILE_NAME,
-                why=str(error),
-                kept=kept,
-            )
-        return GuardSample()
-
-    def _keep_aside(self) -> str:
-        names = [f"{FILE_NAME}.damaged-{number}" for number in range(1, KEPT_ASIDE + 1)]
-        name = next((one for one in names if not self._file.with_name(one).exists()), names[-1])
-        os.replace(self._file, self._file.with_name(name))
-        return name
+        self.sample.changed = not self._file.save(to_text(self.sample, self._directory.network_id))
 
 
 def to_text(sample: GuardSample, network_id: bytes) -> str:
@@ -261,12 +226,7 @@ def to_text(sample: GuardSample, network_id: bytes) -> str:
 
 def from_text(data: bytes, network_id: bytes) -> GuardSample:
     """What `to_text` wrote. `ValueError` says what is wrong with it."""
-    if len(data) >= _MAX_FILE:
-        raise ValueError("it is too long")
-    try:
-        whole = json.loads(data)
-    except RecursionError:
-        raise ValueError("too many brackets") from None
+    whole = read_json(data)
     _need(whole, {"schema": int, "network": str, "guards": list, "second_hops": list}, "the file")
     if whole["schema"] != SCHEMA:
         raise ValueError(f"schema {whole['schema']}, this version reads {SCHEMA}")
@@ -319,4 +279,7 @@ def _seconds(text: str) -> float:
     found = datetime.fromisoformat(text)
     if found.tzinfo is None:
         raise ValueError(f"{text!r} does not say its time zone")
-    return found.timestamp()
+    seconds = found.timestamp()
+    if abs(seconds) > _FARTHEST:
+        raise ValueError(f"{text!r} is a time out of bounds")
+    return seconds

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from backrooms.crypto.keys import fingerprint
-from backrooms.errors import BackroomsError, PathError, WireError
+from backrooms.errors import BackroomsError, CircuitError, PathError, WireError
 from backrooms.gossip.doubts import Doubts
 from backrooms.gossip.neighbours import Neighbours, unrelated
 from backrooms.gossip.partners import sample
@@ -149,7 +149,7 @@ class Hearsay:
         try:
             try:
                 connection = await self._streams.connect(source.id, shared)
-            except PathError:
+            except (CircuitError, PathError):  # there is no such path, or none that works
                 connection = await self._streams.connect(source.id)
         except BackroomsError as error:
             log.debug("a relay does not tell who is dead: {error}", error=str(error))
@@ -196,14 +196,10 @@ class Hearsay:
         self._changed()
 
     def _changed(self) -> None:
-        """Spares through a relay that is doubted are not given to anybody."""
+        """Tell who is avoided from now on; spares through them give way."""
         doubted = self.doubted()
         for relay_id in doubted - self._told_of:
             log.info("relay {relay} is avoided: it is said to be dead", relay=fingerprint(relay_id)[:8])
         self._told_of = doubted
-        spares = [one for one in self._circuits.circuits.values() if one.isolation is None and not one.reserved]
-        for circuit in spares:
-            if any(relay.id in doubted for relay in circuit.path[1:]):
-                circuit.retired = True
         if doubted:
             self._circuits.wake()

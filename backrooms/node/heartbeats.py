@@ -5,7 +5,7 @@ Clients that ask for it on a directory stream are told who is believed to be dea
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from backrooms.crypto.keys import ED25519, fingerprint
 from backrooms.errors import BackroomsError, RemoteProtocolError, WireError
-from backrooms.gossip.bounds import Allowance
+from backrooms.gossip.bounds import Allowance, Allowances
 from backrooms.gossip.detector import TICK, Detector
 from backrooms.gossip.neighbours import Neighbours
 from backrooms.gossip.partners import sample
@@ -82,7 +82,7 @@ class Heartbeats:
         self._rng = rng
         self._links: dict[bytes, list[Link]] = {}
         self._dialling: dict[bytes, list[AnyHeartbeatMessage]] = {}
-        self._allowances: OrderedDict[bytes, Allowance] = OrderedDict()
+        self._allowances = Allowances(MESSAGES)
         self._clients: dict[ServedConnection, Allowance] = {}
         self._unpushed: list[Suspicion | Refutation] = []
         self._pushed = 0.0
@@ -184,26 +184,16 @@ class Heartbeats:
             if peer is None:
                 raise WireError("a client sends heartbeats")
             message = decode_message(kind, payload)
-            if self.detector is None or not self._allows(peer):
+            if self.detector is None or not self._allowances.take(peer, self._timers.now()):
                 self.counts["too many, or too soon"] += 1
                 return
-            if isinstance(message, Heartbeat):
-                link.held_until = max(link.held_until, self._timers.now() + HOLD)
             self.detector.message(peer, message, self._timers.now(), self._timers.wall())
+            if isinstance(message, Heartbeat) and peer in self.detector.watched:  # anybody can send heartbeats
+                link.held_until = max(link.held_until, self._timers.now() + HOLD)
         except RemoteProtocolError as error:
             link.driver.fail(error)
             return
         self._flush()
-
-    def _allows(self, peer: bytes) -> bool:
-        found = self._allowances.get(peer)
-        now = self._timers.now()
-        if found is None:
-            while self._allowances and next(iter(self._allowances.values())).full(now):
-                self._allowances.popitem(last=False)
-            found = self._allowances[peer] = Allowance(MESSAGES)
-        self._allowances.move_to_end(peer)
-        return found.take(now)
 
     def _flush(self) -> None:
         """Send what the detector has to say."""

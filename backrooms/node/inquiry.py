@@ -58,7 +58,7 @@ class Order:
 
 
 @dataclass(slots=True)
-class Evidence:
+class TrialLog:
     """What probes have shown."""
 
     kept: list[Trial] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Inquiry:
         self.judged: dict[bytes, Judgement] = {}
         self.named_after: dict[bytes, float] = {}
         """Seconds until a relay was first found bad."""
-        self.evidence = Evidence()
+        self.evidence = TrialLog()
         self.counts = {"started": 0, "finished": 0, "failed": 0, "void": 0, "round_trips": 0}
         self.comparison: ExitComparison | None = None
         self.started = circuits.timers.wall()

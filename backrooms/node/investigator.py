@@ -21,7 +21,7 @@ from backrooms.netdir.descriptor import Descriptor
 from backrooms.netdir.directory import Directory
 from backrooms.node.circuits import Circuits
 from backrooms.node.exitcompare import Url
-from backrooms.node.inquiry import Evidence, Ground, Inquiry, Order
+from backrooms.node.inquiry import Ground, Inquiry, Order, TrialLog
 from backrooms.node.paths import Paths
 from backrooms.node.probes import Lag, Probe
 from backrooms.node.scorefile import ScoreFile
@@ -78,7 +78,7 @@ class Investigator:
         self._file = ScoreFile(state, self._timers)
         self.scores = self._file.load()
         self._lag = Lag(self._timers)
-        self._evidence = Evidence()
+        self._evidence = TrialLog()
         self._probes: ProbePaths | None = None
         self._probes_for: tuple[int, tuple[bytes, ...]] | None = None
         self._background: Deferred[Outcome] | None = None
@@ -120,20 +120,15 @@ class Investigator:
     # what it is for
 
     def avoided(self) -> Collection[bytes]:
-        """The relays that new paths should not use if there are others; one by its own wish is never among them."""
+        """The relays that new paths should not use if there are others; none where `avoid` is off."""
         return self.scores.avoided(self._timers.wall()) if self._avoid else ()
-
-    def score(self, relay: bytes) -> tuple[Score, float] | None:
-        """The score of a relay, and what is left of its strength."""
-        found = self.scores.get(relay)
-        return None if found is None else (found, found.now(self._timers.wall()))
 
     def forget(self, target: str) -> int:
         """Forget the score of a relay, or of `all`; how many there were. `ConfigError` if there is no such relay."""
         relay = None if target == ALL else self._id(target)
         count = self.scores.forget(relay)
         if relay is None:
-            self._evidence = Evidence()
+            self._evidence = TrialLog()
         else:
             self._evidence = _without(self._evidence, relay)
         self._file.save(self.scores)
@@ -230,20 +225,14 @@ class Investigator:
                 name = fingerprint(one.relay)[:8]
                 log.warn("relay {name} is avoided: {what}", name=name, what=_said(one))
             self._doubt_guard(one)
-        for circuit in self._circuits.circuits.values():
-            spare = circuit.isolation is None and not circuit.reserved
-            if spare and any(relay.id in new for relay in circuit.path):
-                circuit.retired = True
-        self._circuits.wake()
+        self._circuits.wake()  # spares through them give way
 
     def _doubt_guard(self, judgement: Judgement) -> None:
         """Give a guard up that does harm beyond doubt. Less is not enough: who makes us change guards gains by it."""
         relay, score = judgement.relay, self.scores.get(judgement.relay)
         if score is None or not score.verdict.is_bad or score.strength < DISTRUSTED or not self._avoid:
             return
-        guard = self._paths.guards.sample.guards.get(relay)
-        if guard is not None and guard.distrusted is None:
-            self._paths.guards.distrust(relay, _said(judgement))
+        self._paths.guards.distrust(relay, _said(judgement))
 
     def report(self) -> dict[str, Any] | None:
         """The investigation that runs, or the last one, for JSON; None when there was none."""
@@ -325,13 +314,13 @@ class Investigator:
             log.failure("bug in a probe", result)
 
 
-def _without(evidence: Evidence, relay: bytes) -> Evidence:
+def _without(evidence: TrialLog, relay: bytes) -> TrialLog:
     """What was shown by probes that did not touch a relay."""
 
     def free(trial: Trial) -> bool:
         return all(one != relay for one, _ in trial.suspects)
 
-    return Evidence(list(filter(free, evidence.kept)), list(filter(free, evidence.delays)))
+    return TrialLog(list(filter(free, evidence.kept)), list(filter(free, evidence.delays)))
 
 
 def _worst(entry: tuple[float, bytes, Score]) -> tuple[float, bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
 
-from backrooms.errors import BackroomsError
+from backrooms.errors import BackroomsError, RemoteProtocolError
 from backrooms.netdir.certificate import ShelfError
 from backrooms.netdir.descriptor import CLOCK_TOLERANCE, Descriptor
 from backrooms.netdir.directory import Directory
@@ -82,7 +82,10 @@ class Publishing:
             last = None  # made while our clock was ahead: nobody has taken it
             self._directory.expire(wall)
         self._own = self._describe(last)
-        self._directory.insert(self._own, wall)
+        try:
+            self._directory.insert(self._own, wall)
+        except RemoteProtocolError as error:  # it is full: contacts may have room, and we go on without
+            log.warn("our own descriptor is not in our list: {reason}", reason=error.reason)
         self._published_at = self._timers.now()
         self._untold = set() if self._knows_others() else set(self._contacts)
         self._gossip.news(self._own.id)

@@ -202,6 +202,9 @@ class SavedList:
             certificate.shelve(self._shelf, *self._shelf.append(certificate.raw))
         except OSError as error:
             self._homeless.add(relay.id)
+            if self._shelf is not None and not self._shelf.size:
+                self._shelf.remove()
+                self._shelf = None
             self._full(error)
         except ShelfError:
             self._directory.drop(relay.id)
@@ -245,7 +248,7 @@ class SavedList:
         for relay in filter(None, map(directory.held, tuple(self._homeless))):
             self._shelve(relay)
         revision = -1 if self._homeless else directory.revision  # what is missing has to be written again
-        held, seen, shelf = directory.snapshot(), dict(directory.seen), self._shelf
+        held, seen, shelf = directory.snapshot(), directory.times(), self._shelf
         return lambda: self._write(held, seen, shelf, revision, breath, may_move)
 
     def _write(

@@ -45,8 +45,12 @@ class CertificateFile:
     def append(self, data: bytes) -> tuple[int, int, bytes]:
         """Put a certificate behind the others; its place, size and check. `OSError` when there is no room."""
         place, left = self.size, memoryview(data)
-        while left:
-            left = left[os.pwrite(self._descriptor, left, place + len(data) - len(left)) :]
+        try:
+            while left:
+                left = left[os.pwrite(self._descriptor, left, place + len(data) - len(left)) :]
+        except OSError:
+            os.ftruncate(self._descriptor, place)
+            raise
         self.size = place + len(data)
         return place, len(data), shelf_check(data)
 

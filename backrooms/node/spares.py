@@ -78,10 +78,11 @@ class Spares:
             return False
         if now - circuit.started >= SPARE_LIFE * self._circuits.options.max_dirtiness:
             return True
+        doubted = self._doubted - circuit.accepted
+        if not doubted.isdisjoint(relay.id for relay in circuit.path[1:] or circuit.path):
+            return True
         if len(circuit.path) == 1:
             return False
-        if not (self._doubted - circuit.accepted).isdisjoint(relay.id for relay in circuit.path[1:]):
-            return True
         paths = self._circuits.paths
         return paths.guards.is_outdone(circuit.path[0].id, paths.selectors.get(circuit.route), circuit.created_at)
 

@@ -13,6 +13,7 @@ from twisted.internet import threads
 from twisted.internet.defer import DeferredList, DeferredSemaphore
 
 from backrooms.errors import RemoteProtocolError, WireError
+from backrooms.gossip.exchange import Result
 from backrooms.netdir.descriptor import Descriptor
 from backrooms.netdir.directory import Directory, EquivocationError
 from backrooms.wire.documents import Documents
@@ -21,8 +22,6 @@ CHUNK = 16
 """Descriptors verified in one go in a thread, 8 ms; the reactor takes them in within 1 ms."""
 WORKERS = 2
 """Chunks that are verified at once, whoever asked for it."""
-
-Result = Descriptor | RemoteProtocolError
 
 
 class Verifier:

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from backrooms.crypto.keys import text_id
 from backrooms.errors import BackroomsError, RemoteProtocolError
 from backrooms.gossip.comparing import ALARM_RELAYS, ALARM_SHARE, COMPARED, alarming, is_much, look
+from backrooms.gossip.neighbours import unrelated
 from backrooms.gossip.view import View, Views, epoch_at
 from backrooms.interfaces import Rng
 from backrooms.levels import MEDIUM, Level
@@ -129,6 +130,9 @@ class ViewChecker:
         self._views = views
         self._evidence = evidence
         self._rng = rng
+        self._equivocators_of: tuple[int, frozenset[bytes]] = -1, frozenset()
+        self._apart = 0
+        """Relays with two faces that are unrelated to each other, as of that list and these proofs."""
         self._soon = SOON
         self._schedule = Schedule(timers, "the comparison of views")
 
@@ -158,10 +162,22 @@ class ViewChecker:
         return self.alarm or self._equivocators() or None
 
     def _equivocators(self) -> str:
-        """Few relays with two faces are just avoided: no one of them may stop anybody."""
-        count = sum(relay_id in self._directory for relay_id in self._evidence.proofs)
-        if count >= ALARM_RELAYS and is_much(count, len(self._directory)):
-            return f"{count} of {len(self._directory)} relays have signed two records of one revision"
+        """Few relays with two faces are just avoided: no one of them may stop anybody.
+
+        Those of one network or family count once, since it costs nothing to make many there.
+        """
+        key = self._directory.revision, self._evidence.ids()
+        if key != self._equivocators_of:
+            self._equivocators_of, apart = key, list[Descriptor]()
+            for relay in filter(None, map(self._directory.get, sorted(key[1]))):
+                if all(unrelated(relay, other) for other in apart):
+                    apart.append(relay)
+            self._apart = len(apart)
+        if self._apart >= ALARM_RELAYS and is_much(self._apart, len(self._directory)):
+            return (
+                f"{self._apart} of {len(self._directory)} relays, of different networks and families, have signed two "
+                "records of one revision"
+            )
         return ""
 
     # comparing

@@ -36,11 +36,6 @@ class Target:
             address = None
         object.__setattr__(self, "address", address)
 
-    @property
-    def is_address(self) -> bool:
-        """Whether `host` is an IP address."""
-        return self.address is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Constraints:

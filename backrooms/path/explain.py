@@ -17,7 +17,7 @@ from backrooms.path.selector import Choice
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Standing:
     """One relay at one position."""
 
     row: Candidate
@@ -43,7 +43,7 @@ class Step:
     """The part of what is left that also fits what was chosen before."""
     excluded: dict[str, int]
     """How many relays could not be, by the reason, most first."""
-    relays: list[Judgement]
+    relays: list[Standing]
     """Every known relay, the likeliest first."""
 
 
@@ -59,7 +59,7 @@ def explain(choice: Choice, path: Sequence[Descriptor] | None) -> list[Step]:
         free = sum(weight for one, weight in weights.items() if reasons.get(one) is None)
         taken = path[index].id if path is not None else None
         relays = [
-            Judgement(
+            Standing(
                 row,
                 weights.get(row.id, 0.0) / (table.total or 1.0),
                 weights.get(row.id, 0.0) / (free or 1.0) if reasons[row.id] is None else 0.0,

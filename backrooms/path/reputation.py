@@ -20,7 +20,7 @@ SHORT_HALF_LIFE = 900.0
 """The same for one that is only overloaded or not there."""
 STRONGEST = 40.0
 AVOIDED = 5.0
-"""A relay is avoided while its score is at least this: 12 hours at most after the last finding."""
+"""A relay is avoided while its score is at least this: after the last finding at most 12 hours, or 45 minutes."""
 DISTRUSTED = 16.0
 """From this score on a relay that does harm is not used as a guard any more."""
 MAX_SCORES = 5_000

@@ -61,11 +61,16 @@ def judge(relays: Iterable[bytes], kept: Sequence[Trial], delays: Sequence[Trial
     for finding in [*find(kept), *find(delays)]:
         findings.setdefault(finding.relay, []).append(finding)
     counts = tallies([*kept, *delays])
+    alone: dict[bytes, list[Trial]] = {}
+    """Failures of which nobody else can be suspected, by relay."""
+    for trial in kept:
+        if trial.failed and len({one for one, _ in trial.suspects}) == 1:
+            alone.setdefault(trial.suspects[0][0], []).append(trial)
     judged: dict[bytes, Judgement] = {}
     for relay in relays:
         figures = {role: counts.get((relay, role), (0, 0, 0))[:2] for role in Role}
         mine = sorted(findings.get(relay, ()), key=lambda one: -one.ratio)
-        verdict, said = _verdict(relay, mine, figures, kept)
+        verdict, said = _verdict(mine, figures, alone.get(relay, ()))
         judged[relay] = Judgement(
             relay,
             verdict,
@@ -77,7 +82,7 @@ def judge(relays: Iterable[bytes], kept: Sequence[Trial], delays: Sequence[Trial
 
 
 def _verdict(
-    relay: bytes, findings: Sequence[Finding], figures: dict[Role, tuple[int, int]], kept: Sequence[Trial]
+    findings: Sequence[Finding], figures: dict[Role, tuple[int, int]], alone: Sequence[Trial]
 ) -> tuple[Verdict, list[str]]:
     by_role = {one.role: one for one in findings}
     accepts = by_role.get(Role.ACCEPTS)
@@ -87,7 +92,6 @@ def _verdict(
     ):
         return Verdict.UNREACHABLE, [f"{refused} of {tried} circuits did not get to it"]
     worst = next((one for one in findings if one.role != Role.ACCEPTS), None)
-    alone = [trial for trial in kept if trial.failed and all(one[0] == relay for one in trial.suspects)]
     busy = sum(trial.busy for trial in alone)
     said = [f"as first hop it said {busy} times that it is busy or shutting down"] if busy else []
     if worst is not None:

@@ -23,7 +23,6 @@ from backrooms.node.limits import Caps
 from backrooms.node.paths import Paths
 from backrooms.node.timers import Timers
 from backrooms.node.upkeep import Upkeep
-from backrooms.node.verifying import Verifier
 from backrooms.node.viewcheck import ViewChecker
 from backrooms.path.route import Route
 from backrooms.path.selectors import Selectors
@@ -60,9 +59,7 @@ class ClientSide:
         self.upkeep = Upkeep(timers, selectors, self.circuits.directory_changed)
         selectors.keep(Route(options.level))
         self.dirstreams = DirStreams(self.circuits, directory, rng)
-        self.dirclient = DirectoryClient(
-            timers, directory, self.dirstreams, Verifier(reactor, directory, timers.wall), rng
-        )
+        self.dirclient = DirectoryClient(timers, directory, self.dirstreams, keeper.verifier, rng)
         self.dirclient.on_change = lambda: keeper.on_change()
         keeper.over_circuits = self.dirclient.update
         self.viewcheck = ViewChecker(

@@ -40,8 +40,9 @@ class PathReport:
         top = _top(options.get("top", str(TOP)))
         requested = parse_level(options["level"]) if options.get("level") else None
         rule = self._routes.find(host, port) if host else None
-        route = rule.route(requested, None) if rule is not None else None
-        route = route or Route(requested or self._circuits.options.level)
+        default = self._circuits.options.level
+        route = rule.route(requested, default) if rule is not None else None
+        route = route or Route(requested or default)
         target = Target(host if host and ip_literal(host) else None, port)
         paths = self._circuits.paths
         if not paths.selectors.ready:

@@ -60,13 +60,6 @@ class Reader:
         except UnicodeDecodeError:
             raise WireError("text is not UTF-8") from None
 
-    def text16(self) -> str:
-        """UTF-8 text behind its length as u16."""
-        try:
-            return self.bytes16().decode("utf-8")
-        except UnicodeDecodeError:
-            raise WireError("text is not UTF-8") from None
-
     def vector(self, decode: Callable[[Reader], T], limit: int) -> list[T]:
         """A list behind its count as u16; more than `limit` items is an error."""
         count = self.u16()
@@ -143,9 +136,6 @@ class Writer:
 
     def text8(self, text: str) -> Writer:
         return self.bytes8(text.encode("utf-8"))
-
-    def text16(self, text: str) -> Writer:
-        return self.bytes16(text.encode("utf-8"))
 
     def vector(self, items: list[T], encode: Callable[[Writer, T], object]) -> Writer:
         """A list behind its count as u16."""

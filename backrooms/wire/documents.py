@@ -7,6 +7,7 @@ carried as bytes: whoever takes them in verifies them (`netdir.descriptor`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from itertools import pairwise
@@ -76,7 +77,7 @@ def message_reader(payload: bytes, what: str) -> Reader:
     return Reader(payload)
 
 
-def check_rising(ids: list[bytes], what: str) -> None:
+def check_rising(ids: Sequence[bytes], what: str) -> None:
     """`WireError` unless each id is higher than the one before."""
     if any(a >= b for a, b in pairwise(ids)):
         raise WireError(f"{what}: ids are not in rising order")

@@ -1,18 +1,17 @@
 """Directory messages over circuits: what has changed since, and views to compare (docs/protocol.md, "Views").
 
-As with other directory messages, `TYPE` is the message's type and each takes at most `MAX_MESSAGE` bytes.
+As with other directory messages, `TYPE` is the message's type and each takes at most `documents.MAX_MESSAGE` bytes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise
 from typing import ClassVar
 
 from backrooms.errors import LocalProtocolError, WireError
 from backrooms.wire.codec import Reader, Writer
-from backrooms.wire.documents import MAX_MESSAGE
+from backrooms.wire.documents import check_rising, message_reader
 from backrooms.wire.records import ID_SIZE
 
 INSTANCE_SIZE = 16
@@ -50,25 +49,14 @@ def _flags(reader: Reader, known: int, what: str) -> int:
     return flags
 
 
-def _rising(ids: tuple[bytes, ...], what: str) -> None:
-    if any(a >= b for a, b in pairwise(ids)):
-        raise WireError(f"{what}: ids are not in rising order")
-
-
 def _ids(reader: Reader, limit: int, what: str) -> tuple[bytes, ...]:
     ids = tuple(reader.vector(lambda r: r.bytes(ID_SIZE), limit))
-    _rising(ids, what)
+    check_rising(ids, what)
     return ids
 
 
 def _write_ids(writer: Writer, ids: tuple[bytes, ...]) -> Writer:
     return writer.vector(list(ids), lambda w, node_id: w.bytes(node_id))
-
-
-def _reader(payload: bytes, what: str) -> Reader:
-    if len(payload) > MAX_MESSAGE:
-        raise WireError(f"{what} of {len(payload)} bytes, {MAX_MESSAGE} are allowed")
-    return Reader(payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +72,7 @@ class ChangesRequest:
 
     @classmethod
     def decode(cls, payload: bytes) -> ChangesRequest:
-        reader = _reader(payload, "CHANGES_REQUEST")
+        reader = message_reader(payload, "CHANGES_REQUEST")
         message = cls(reader.bytes(INSTANCE_SIZE), reader.u64())
         reader.end()
         return message
@@ -136,11 +124,11 @@ class Changes:
 
     @classmethod
     def decode(cls, payload: bytes) -> Changes:
-        reader = _reader(payload, "CHANGES")
+        reader = message_reader(payload, "CHANGES")
         instance, revision = reader.bytes(INSTANCE_SIZE), reader.u64()
         flags = _flags(reader, cls.MORE | cls.ANEW, "CHANGES")
         changed = tuple(reader.vector(Change.decode, MAX_CHANGES))
-        _rising(tuple(change.id for change in changed), "CHANGES")
+        check_rising(tuple(change.id for change in changed), "CHANGES")
         gone = _ids(reader, MAX_CHANGES, "CHANGES")
         reader.end()
         more, anew = bool(flags & cls.MORE), bool(flags & cls.ANEW)
@@ -163,7 +151,7 @@ class ViewRequest:
 
     @classmethod
     def decode(cls, payload: bytes) -> ViewRequest:
-        reader = _reader(payload, "VIEW_REQUEST")
+        reader = message_reader(payload, "VIEW_REQUEST")
         message = cls(reader.u32())
         reader.end()
         return message
@@ -187,7 +175,7 @@ class ViewRoot:
 
     @classmethod
     def decode(cls, payload: bytes) -> ViewRoot:
-        reader = _reader(payload, "VIEW")
+        reader = message_reader(payload, "VIEW")
         epoch, known, count = reader.u32(), _flags(reader, 1, "VIEW"), reader.u32()
         message = cls(epoch, bool(known), count, reader.bytes(ROOT_SIZE))
         reader.end()
@@ -208,7 +196,7 @@ class BucketsRequest:
 
     @classmethod
     def decode(cls, payload: bytes) -> BucketsRequest:
-        reader = _reader(payload, "BUCKETS_REQUEST")
+        reader = message_reader(payload, "BUCKETS_REQUEST")
         message = cls(reader.u32())
         reader.end()
         return message
@@ -229,7 +217,7 @@ class ViewBuckets:
 
     @classmethod
     def decode(cls, payload: bytes) -> ViewBuckets:
-        reader = _reader(payload, "BUCKETS")
+        reader = message_reader(payload, "BUCKETS")
         message = cls(reader.u32(), tuple(reader.vector(lambda r: r.bytes(SHORT_DIGEST), BUCKETS)))
         reader.end()
         if len(message.digests) not in (0, BUCKETS):
@@ -253,7 +241,7 @@ class IdsRequest:
 
     @classmethod
     def decode(cls, payload: bytes) -> IdsRequest:
-        reader = _reader(payload, "IDS_REQUEST")
+        reader = message_reader(payload, "IDS_REQUEST")
         epoch, bits = reader.u32(), int.from_bytes(reader.bytes(BUCKETS // 8), "big")
         parts = frozenset(part for part in range(BUCKETS) if bits >> (BUCKETS - 1 - part) & 1)
         message = cls(epoch, parts, reader.bytes(ID_SIZE))
@@ -275,7 +263,7 @@ class ViewIds:
 
     @classmethod
     def decode(cls, payload: bytes) -> ViewIds:
-        reader = _reader(payload, "IDS")
+        reader = message_reader(payload, "IDS")
         epoch, more = reader.u32(), _flags(reader, 1, "IDS")
         message = cls(epoch, _ids(reader, MAX_IDS, "IDS"), bool(more))
         reader.end()

@@ -26,7 +26,7 @@ def network(tmp_path: Path) -> Path:
     made = backrooms("charter", "new", tmp_path / "charter.pem")
     assert made.exit_code == 0, made.output
     text = NetworkFile("mine", keys.NETWORK_ID).to_toml()
-    (tmp_path / "network.toml").write_text(text + made.output)
+    (tmp_path / "network.toml").write_text(text + made.stdout)
     return tmp_path / "network.toml"
 
 
@@ -57,7 +57,7 @@ def test_mistakes_are_one_line(network: Path, tmp_path: Path) -> None:
     assert key.read_bytes() == before
     assert backrooms("charter", "new", tmp_path / "other.pem").exit_code == 0
     text = error_of("charter", "admit", tmp_path / "other.pem", network, text_id(RELAY))
-    assert "does not have this key; add: charter = [" in text
+    assert "does not have this key; add above its first [[contacts]]: charter = [" in text
     assert "not an id" in error_of("charter", "admit", key, network, "nobody")
     key.chmod(0o644)
     assert "is open to other users" in error_of("charter", "admit", key, network, text_id(RELAY))

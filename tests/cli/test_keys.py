@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,8 @@ def test_keys_are_shown_and_private(keys: Path) -> None:
     node_id = FileKeyStore.open(keys).identity().id
     result = backrooms("keys", "show", keys)
     assert result.output == f"id           {text_id(node_id)}\nfingerprint  {fingerprint(node_id)}\n"
+    told = json.loads(backrooms("keys", "show", keys, "--json").output)
+    assert told == {"id": text_id(node_id), "fingerprint": fingerprint(node_id)}
     for path in (keys, *keys.iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
 
@@ -89,6 +94,9 @@ def test_a_network_gets_contacts(keys: Path, network: Path) -> None:
     shown = backrooms("network", "show", network).output
     assert text_id(found.id) in shown
     assert f"{text_id(node_id)}  tls:192.0.2.9:1" in shown
+    told = json.loads(backrooms("network", "show", network, "--json").output)
+    assert (told["name"], told["id"], told["charter"]) == ("mine", text_id(found.id), [])
+    assert told["contacts"][1] == {"id": text_id(node_id), "address": "tls:192.0.2.9:1"}
 
 
 def test_two_networks_differ(network: Path, tmp_path: Path) -> None:
@@ -111,3 +119,14 @@ def test_mistakes_are_one_line_and_change_nothing(network: Path, tmp_path: Path)
     assert "not UTF-8" in error_of("network", "show", network)
     network.write_bytes(b"name = 1")
     assert f"{network}: " in error_of("network", "show", network)
+
+
+def test_a_reader_that_is_gone_is_no_error_of_a_file(keys: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "backrooms.cli.main", "keys", "show", str(keys)]
+    try:
+        ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(writer)
+    assert (ended.stderr, ended.returncode) == ("", 1)

@@ -22,7 +22,7 @@ from backrooms.cli.localnet import (
     busy_ports,
     free_ports,
 )
-from backrooms.cli.testnet import Interrupted, choose_layout, signals
+from backrooms.cli.testnet import Interrupted, choose_layout, command, signals
 from backrooms.config import Config
 from backrooms.crypto.keys import text_id
 from backrooms.netdir.network import NetworkFile
@@ -184,3 +184,14 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_the_command_that_is_shown_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "backrooms"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command() == str(program)
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert command() == "backrooms"

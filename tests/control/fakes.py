@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -101,6 +102,7 @@ class FakeView:
             "two-faced": [],
         }
         self.explanation: dict[str, object] = {"level": "high", "path": [], "error": ""}
+        self.countries: dict[str, str] = {}
         self.queued = (0, 1 << 30)
         self.account: AccountingState | None = None
         self.reload_error = ""
@@ -140,6 +142,10 @@ class FakeView:
 
     def waiting(self) -> tuple[int, int]:
         return self.queued
+
+    def country(self, address: str) -> str | None:
+        ip_address(address)
+        return self.countries.get(address, "") if self.countries else None
 
     def network_view(self) -> dict[str, object]:
         return self.view_of_network

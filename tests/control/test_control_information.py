@@ -224,6 +224,10 @@ def test_process_keys() -> None:
     )
     assert controller.value("address-mappings/all") == ""
     assert controller.say("GETINFO ip-to-country/192.0.2.1") == "551 GeoIP data not loaded"
+    controller.view.countries = {"192.0.2.1": "DE"}
+    assert controller.value("ip-to-country/192.0.2.1") == "de"
+    assert controller.value("ip-to-country/2001:db8::1") == "??"
+    assert controller.say("GETINFO ip-to-country/nowhere").startswith("552 Unrecognized key")
 
 
 def test_accounting() -> None:

@@ -265,6 +265,18 @@ def test_a_flood_of_lies_by_one_grows_nothing(alone: Alone) -> None:
     assert sum(len(alone.machine.table.suspicions(one.id)) for one in alone.cast.relays) <= len(alone.wards())
 
 
+def test_ids_that_are_made_up_are_not_watched() -> None:
+    """In a small network everybody is a watcher of any id."""
+    one = Alone(Cast(6), 4)
+    before = set(one.machine.watched)
+    for number in range(50):
+        made_up = bytes([number]) * 32
+        one.machine.message(one.cast.id(1), Probe(number, made_up), one.now, one.wall)
+        one.machine.message(made_up, Heartbeat(1, 1000), one.now, one.wall)
+    assert set(one.machine.watched) <= before | {one.cast.id(1)}
+    assert one.sent() == []
+
+
 _CAST = Cast(12)
 
 

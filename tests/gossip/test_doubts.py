@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backrooms.errors import CryptoError
-from backrooms.gossip.doubts import DOUBT_TIME, MAX_SHARE, REST_TIME, Doubts
+from backrooms.gossip.doubts import DOUBT_TIME, EXPIRE, MAX_SHARE, REST_TIME, Doubts
+from backrooms.gossip.suspicions import CLIENT_LIFE
 from backrooms.wire.heartbeat import Rumours
 from bench.sim.watching import WALL
 from tests.gossip.watching import Cast
@@ -42,6 +43,16 @@ def test_a_relay_is_doubted_while_its_watchers_say_so_and_for_five_minutes_at_mo
     assert one.doubted(NOW + DOUBT_TIME + REST_TIME) == frozenset(), "not believed again so soon"
     kill(one, 1, NOW + DOUBT_TIME + REST_TIME + 30)
     assert one.doubted(NOW + DOUBT_TIME + REST_TIME + 30) == {CAST.id(1)}
+
+
+def test_confirmers_must_agree_at_about_the_same_time() -> None:
+    one = doubts()
+    for number, accuser in enumerate(CAST.watchers(1)):
+        now = NOW + number * (CLIENT_LIFE + EXPIRE)
+        wall = WALL + now - NOW
+        one.rumours(Rumours((CAST.suspicion(accuser, 1, 0, wall),)), now, wall)
+        assert one.doubted(now) == frozenset()
+        assert len(one.table.suspicions(CAST.id(1))) == 1
 
 
 def test_it_is_back_as_soon_as_it_refutes() -> None:

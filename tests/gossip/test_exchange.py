@@ -354,3 +354,42 @@ def test_partners_come_from_the_own_list_alone() -> None:
     assert told
     assert told <= {version(number).id for number in range(1, 6)}
     assert TELLINGS > 1
+
+
+def test_who_promises_something_newer_and_gives_the_old_does_not_use_up_what_the_relay_may_change() -> None:
+    """Else one liar could have nobody take the next records of any relay, until the last one expires."""
+    relay, liar = victim(), version(3)
+    for number in range(4 * CHANGES[1]):
+        relay.net.now += 4
+        relay.gossip.rumours.push(relay.net.now)
+        promise = News(bytes([number]) * 32, version(4, 50).record_raw)
+        (asked,) = hear(relay, liar, Summary(bytes(32), b"", (promise,)))
+        assert isinstance(asked, Ask)
+        old = Documents(version(4).id, version(4).certificate.raw, version(4).record_raw)
+        relay.gossip.fetched(liar.id, DirDocs((old,)), relay.net.now)
+        given, relay.gossip.out = list[object](relay.gossip.out), []
+        assert take(relay, given) == []
+        assert len(relay.gossip.rumours) == 0, "nor is it told on as news"
+    assert take(relay, hear(relay, version(5), Summary(bytes(32), b"", (news(version(4, 50)),)))) == []
+    assert held(relay, 4) == version(4, 50).record_raw
+
+
+def test_a_relay_may_not_change_its_certificate_all_the_time() -> None:
+    """Under one record, by which changes are told."""
+    relay = victim()
+    taken = 0
+    for newer in range(1, 30):
+        relay.net.now += 4
+        one = make_relay(3, OLD + newer)
+        digest = one.certificate.digest
+        changed = Descriptor(one.certificate, version(3).record, version(3).record_raw)
+        promise = Offer((ListEntry(one.id, digest, version(3).record.revision),))
+        relay.gossip._peer(version(5).id).told_until = relay.net.now + 1
+        out = hear(relay, version(5), promise)
+        taken += bool(out)
+        if out:
+            documents = Documents(one.id, changed.certificate.raw, changed.record_raw)
+            relay.gossip.fetched(version(5).id, DirDocs((documents,)), relay.net.now)
+            given, relay.gossip.out = list[object](relay.gossip.out), []
+            assert take(relay, given) == []
+    assert taken == CHANGES[1]

@@ -152,8 +152,8 @@ def test_two_processes_on_one_state_folder(make: Make) -> None:
 FULL = 1
 """Bytes that a file may have: not even the lock's number fits in."""
 IMPATIENT = """
-import backrooms.control.server, backrooms.service
-backrooms.control.server.COOKIE_RETRY = backrooms.service.ONION_KEY_CHECK = 1.0
+import backrooms.control.server, backrooms.sides.relay
+backrooms.control.server.COOKIE_RETRY = backrooms.sides.relay.ONION_KEY_CHECK = 1.0
 from twisted.scripts.twistd import run
 run()
 """

@@ -45,19 +45,8 @@ def test_add_and_find() -> None:
     assert directory.get(one.id) == one
     assert directory.get(bytes(32)) is None
     assert [relay.id for relay in directory.relays()] == sorted(relay.id for relay in RELAYS)
-    assert directory.by_fingerprint(one.fingerprint) == one
-    assert directory.by_fingerprint("$" + one.fingerprint.lower()) == one
-    assert directory.by_fingerprint("00") is None
-    assert directory.by_nickname("RELAY1") == one
-    assert directory.by_nickname("nobody") is None
     assert directory.revision == 3
     assert directory.relays() is directory.relays()
-
-
-def test_ambiguous_nickname_names_nobody() -> None:
-    directory = filled()
-    directory.insert(fake_relay(1, nickname="Relay1"), NOW)
-    assert directory.by_nickname("relay1") is None
 
 
 def test_known_documents_change_nothing() -> None:

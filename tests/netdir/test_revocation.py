@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -140,4 +141,43 @@ def test_made_up_relays_that_are_revoked_crowd_nobody_out(monkeypatch: pytest.Mo
     revoked = {relay.id for relay in directory.everything() if relay.revoked}
     assert revoked == {identity(2).public.id, identity(3).public.id}, "the first to end went"
     add(directory, LAST, NOW + 10)
+    assert directory.is_revoked(RELAY.id)
+
+
+def test_made_up_relays_that_are_revoked_do_not_bring_a_stolen_key_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at once, however late their certificates end and if they were in the list, nor after a restart."""
+    monkeypatch.setattr(directory_module, "MAX_REVOKED", 2)
+    directory = Directory(NETWORK_ID, NOW)
+    add(directory, RELAY, NOW)
+    add(directory, LAST, NOW + DAY)
+    for number in range(1, 9):
+        keys = identity(number)
+        now = NOW + DAY + number
+        certificate = make_certificate(keys.sign, keys.public, NETWORK_ID, now)
+        if number % 2:
+            add(directory, descriptor(number, now=now, certificate=certificate), now)
+        last = make_revocation(keys.sign, keys.public, NETWORK_ID, now, certificate=certificate)
+        with suppress(RemoteProtocolError):  # worth less than all that are there
+            add(directory, last, now + 60)
+        assert len(directory.snapshot()) == 2
+        if number == 4:
+            times, held = directory.times(), directory.snapshot()
+            directory = Directory(NETWORK_ID, now + 60)
+            directory.restore([(one, times[one.id]) for one in held], now + 60)
+    assert directory.is_revoked(RELAY.id)
+    thief = descriptor(0, now=NOW + DAY + 100, certificate=RELAY.certificate, onion_key=b"\7" * 32)
+    add(directory, thief, NOW + DAY + 100)
+    assert RELAY.id not in directory
+    assert directory.times().keys() == {one.id for one in directory.snapshot()}
+
+
+def test_what_is_worth_less_than_all_that_is_revoked_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory_module, "MAX_REVOKED", 1)
+    directory = Directory(NETWORK_ID, NOW)
+    add(directory, RELAY, NOW)
+    add(directory, LAST, NOW + DAY)
+    keys = identity(1)
+    certificate = make_certificate(keys.sign, keys.public, NETWORK_ID, NOW)
+    with pytest.raises(RemoteProtocolError, match="takes no more"):
+        add(directory, make_revocation(keys.sign, keys.public, NETWORK_ID, NOW, certificate=certificate), NOW + DAY)
     assert directory.is_revoked(RELAY.id)

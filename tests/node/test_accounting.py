@@ -262,7 +262,7 @@ def test_a_damaged_file_is_told_in_one_line_and_counting_starts_afresh(
     (tmp_path / FILE_NAME).write_bytes(data)
     bench = Bench(tmp_path)
     (line,) = said
-    assert line.startswith("accounting.json is damaged (")
+    assert line.startswith("accounting.json cannot be used (")
     assert "\n" not in line
     assert bench.carry(GB, GB) == "awake"
     assert bench.file()["read"] == GB

@@ -9,11 +9,15 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from backrooms.errors import BackroomsError, WireError
+from backrooms.gossip.bounds import DOCUMENTS
+from backrooms.netdir import directory as directory_module
+from backrooms.netdir.network import Contact, NetworkFile
 from backrooms.node.learning import LEARN_TIME
 from backrooms.wire.documents import DirList, DirListRequest, DirPublish, DirPublished, ListEntry, PublishStatus
 from tests import keys
+from tests.node.asking import client, server
 from tests.node.conftest import MakeNetwork
-from tests.simnet.node import SimNetwork, SimNode
+from tests.simnet.node import RELAY_PORT, SimNetwork, SimNode
 
 
 def ask(network: SimNetwork, node: SimNode, server: SimNode, message: Any, kind: Any) -> Any:
@@ -34,22 +38,29 @@ def test_all_nodes_come_to_know_all_relays(make: MakeNetwork) -> None:
     network.net.run_until(lambda: all(node.node.keeper.settled for node in network.nodes), 30)
 
 
-def test_fetches_become_rare(network: SimNetwork) -> None:
-    requests = 0
-    for node in network.relays[:2]:
-        answer_list = node.node.directory.answer_list
+def test_fetches_become_rare(make: MakeNetwork) -> None:
+    """Whole lists are asked for by those who start, over links; then gossip and changes over circuits do."""
+    network = make()
+    network.start()
+    asked = 0
 
-        def count(request: DirListRequest, answer: Callable[[DirListRequest], DirList] = answer_list) -> DirList:
-            nonlocal requests
-            requests += 1
-            return answer(request)
+    def counting(answer: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*question: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return answer(*question)
 
-        node.node.directory.answer_list = count  # type: ignore[method-assign]
+        return count
+
+    for node in network.relays:
+        node.node.directory.answer_list = counting(node.node.directory.answer_list)  # type: ignore[method-assign]
+        handlers = server(node).handlers  # those of streams over circuits have the method as it was
+        handlers[DirListRequest.TYPE] = counting(handlers[DirListRequest.TYPE])
     network.net.run(120)
-    many, requests = requests, 0
-    network.net.run(120)
-    assert requests < many or many == 0
-    assert requests <= 2 * 2, "relays gossip, and the client asks two others ever more seldom"
+    first, asked = asked, 0
+    assert first >= len(network.nodes), "each has asked somebody at its start"
+    network.net.run(240)
+    assert asked <= 4
 
 
 def test_a_new_relay_is_heard_of_without_a_restart(make: MakeNetwork) -> None:
@@ -104,12 +115,55 @@ def test_b4_a_relay_publishes_itself_only_and_no_older_record(relays: SimNetwork
     again = ask(relays, liar, server, DirPublish(own.certificate.raw, own.record_raw), DirPublished)
     assert again.status == PublishStatus.UNCHANGED
     assert server.node.directory.get(liar.id) is now
-    for at in (0, 100, len(own.record_raw) - 1):
-        bad = bytearray(now.record_raw)
-        bad[at] ^= 1
-        answer = ask(relays, liar, server, DirPublish(now.certificate.raw, bytes(bad)), DirPublished)
-        assert answer.status in (PublishStatus.REFUSED, PublishStatus.UNCHANGED)
-        assert server.node.directory.get(liar.id) is now
+
+
+@pytest.mark.parametrize("part", ["onion key", "signature"])
+def test_b4_who_publishes_what_it_did_not_sign_loses_the_link(relays: SimNetwork, part: str) -> None:
+    server, liar = relays.relays[0], relays.relays[4]
+    own = server.node.directory.get(liar.id)
+    assert own is not None
+    newer = keys.descriptor(4, now=relays.net.wall() + 10, certificate=own.certificate)
+    bad = bytearray(newer.record_raw)
+    bad[bad.index(newer.onion_key) if part == "onion key" else -1] ^= 1
+    link = relays.net.run_until(liar.node.channels.link(server.id))
+    with pytest.raises(BackroomsError):
+        ask(relays, liar, server, DirPublish(own.certificate.raw, bytes(bad)), DirPublished)
+    assert not link.open
+    assert server.node.directory.get(liar.id) is own
+
+
+def test_b4_a_relay_cannot_have_others_verify_all_the_time(relays: SimNetwork) -> None:
+    """What it publishes is refused each time for no fault of a signature: it belongs to another relay."""
+    server, liar = relays.relays[0], relays.relays[4]
+    verified = 0
+    verify = server.node.directory.verify
+
+    def count(*documents: Any) -> Any:
+        nonlocal verified
+        verified += 1
+        return verify(*documents)
+
+    other = keys.descriptor(9, now=relays.net.wall())
+    server.node.directory.verify = count  # type: ignore[method-assign,assignment]
+    liar.node.channels.on_message = lambda *_: None  # it does not mind what it is told
+    link = relays.net.run_until(liar.node.channels.link(server.id))
+    for _ in range(30):
+        for _ in range(50):
+            link.channel.send_message(DirPublish.TYPE, DirPublish(other.certificate.raw, other.record_raw).encode())
+        relays.net.run(0.1)
+    assert verified <= DOCUMENTS[1] + 10 * DOCUMENTS[0]
+
+
+def test_a_relay_that_finds_no_room_in_its_own_list_runs_all_the_same(
+    make: MakeNetwork, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    monkeypatch.setattr(directory_module, "MAX_RELAYS", 0)  # as if it was full of made-up relays
+    network = make(relays=2)
+    node = network.relays[0]
+    node.start()
+    network.net.run(5)
+    assert node.node.running
+    assert [line for line in said if "our own descriptor is not in our list" in line]
 
 
 def test_b4_clients_do_not_publish(network: SimNetwork) -> None:
@@ -191,3 +245,35 @@ def test_b4_a_list_without_end_is_given_up(relays: SimNetwork, said: list[str]) 
     with pytest.raises(WireError, match="without end"):
         relays.net.run_until(fetch, 300)
     assert pages <= len(relays.nodes) * (20_000 // 500 + 1), "others asked it meanwhile, and gave up too"
+
+
+@pytest.mark.parametrize("honest", range(4))
+def test_a_client_without_a_list_hears_all_contacts(make: MakeNetwork, honest: int) -> None:
+    """Three of four contacts hide a relay, and what is asked over circuits tells nothing: the fourth one is enough."""
+    network = make(relays=6)
+    contacts = tuple(Contact(relay.id, f"tls:{relay.host.address}:{RELAY_PORT}") for relay in network.relays[:4])
+    text = NetworkFile("simnet", keys.NETWORK_ID, contacts).to_toml()
+    network.client.folder.with_name("network.toml").write_text(text, "utf-8")
+    network.client.configure("client", allow_private=True)  # it reads the network file anew
+    for relay in network.relays:
+        relay.start()
+    network.net.run_until(lambda: all(len(relay.node.directory) == 6 for relay in network.relays), 60)
+    hidden = network.relays[5].id
+    for relay in network.relays[:4]:
+        if relay is network.relays[honest]:
+            continue
+        whole = relay.node.directory.answer_list
+
+        def answer(request: DirListRequest, whole: Callable[[DirListRequest], DirList] = whole) -> DirList:
+            page = whole(request)
+            return DirList(tuple(entry for entry in page.entries if entry.id != hidden), page.more)
+
+        relay.node.directory.answer_list = answer  # type: ignore[method-assign]
+
+    async def nothing_new() -> bool:
+        return True
+
+    network.client.node.keeper.over_circuits = nothing_new
+    client(network).dirclient.start = lambda: None  # type: ignore[method-assign]
+    network.client.start()
+    network.net.run_until(lambda: hidden in network.client.node.directory, 10)

@@ -265,3 +265,14 @@ def test_begin_dir_with_data_ends_the_circuit(network: SimNetwork) -> None:
     assert connection.circuit.status == "CLOSED"
     assert network.relays[0].node.relay is not None
     assert network.relays[0].node.relay.counts["BEGIN_DIR with data"] == 1
+
+
+def test_the_way_to_a_relay_goes_around_those_that_are_to_be_avoided(network: SimNetwork) -> None:
+    """So several streams to relays need not have the same relay between the guard and them."""
+    target = network.relays[0].id
+    entry, middle, _ = streams(network).path(target)
+    for _ in range(60):
+        path = streams(network).path(target, {entry.id, middle.id})
+        assert path[0].id == entry.id, "a guard stays"
+        assert path[1].id != middle.id
+        assert path[2].id == target

@@ -80,7 +80,7 @@ def test_a_damaged_file_is_kept_aside_and_made_anew(tmp_path: Path, text: str, s
     (tmp_path / FILE_NAME).write_text(text)
     evidence, directory, _ = made(tmp_path)
     assert not evidence.proofs
-    assert (tmp_path / f"{FILE_NAME}.damaged").read_text() == text
-    assert any("damaged" in line for line in said)
+    assert (tmp_path / f"{FILE_NAME}.damaged-1").read_text() == text
+    assert any("cannot be used" in line for line in said)
     equivocate(directory, 2)
     assert len(json.loads((tmp_path / FILE_NAME).read_text())["equivocations"]) == 1

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backrooms.node.guards import FILE_NAME, KEPT_ASIDE, from_text, to_text
+from backrooms.node.guards import FILE_NAME, from_text, to_text
+from backrooms.node.statefile import KEPT_ASIDE
 from backrooms.path.guards import Guard, GuardSample, Second
 from tests.keys import NETWORK_ID
 from tests.node.conftest import MakeNetwork
@@ -31,7 +32,7 @@ from tests.node.test_guards import alone, selector, settle
         (b'{"schema": 2, "network": "", "guards": [], "second_hops": []}', "schema 2"),
         (b'{"schema": 1, "network": "00", "guards": [], "second_hops": []}', "another network"),
         (b"[" * 100_000, "too many brackets"),
-        (b" " * (1 << 20), "too long"),
+        (b" " * ((1 << 20) + 1), "too long"),
     ],
 )
 def test_a_damaged_file_is_kept_aside_and_told(tmp_path: Path, said: list[str], damage: bytes, why: str) -> None:
@@ -43,6 +44,14 @@ def test_a_damaged_file_is_kept_aside_and_told(tmp_path: Path, said: list[str], 
     assert f"{FILE_NAME}.damaged-1" in said[0]
     assert (tmp_path / f"{FILE_NAME}.damaged-1").read_bytes() == damage
     assert not path.exists()
+
+
+def test_a_damaged_file_that_cannot_be_put_aside_is_told(tmp_path: Path, said: list[str]) -> None:
+    for number in range(1, KEPT_ASIDE + 1):
+        (tmp_path / f"{FILE_NAME}.damaged-{number}").mkdir()
+    (tmp_path / FILE_NAME).write_bytes(b"{")
+    assert alone(tmp_path).sample.guards == {}
+    assert ["cannot be put aside" in line for line in said] == [True]
 
 
 def test_a_node_with_a_damaged_file_runs(make: MakeNetwork, said: list[str]) -> None:
@@ -116,6 +125,8 @@ def test_whatever_is_in_the_file_it_is_a_sample_or_a_value_error(data: bytes, at
         {"id": "short"},
         {"added": "2027-01-15"},
         {"added": "yesterday"},
+        {"added": "0001-01-01T00:00:00+23:00"},
+        {"added": "9999-12-31T23:59:59-23:00"},
         {"added": None},
         {"order": -1},
         {"order": True},

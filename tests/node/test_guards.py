@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from backrooms.errors import PathError
 from backrooms.levels import HIGH, MEDIUM, Level, parse_level
 from backrooms.netdir.directory import Directory
-from backrooms.node.circuits import Circuits, ClientCircuit
+from backrooms.node.circuits import ClientCircuit
 from backrooms.node.guards import FILE_NAME, PATIENCE, Guards
 from backrooms.node.timers import Timers
 from backrooms.path.constraints import Constraints
@@ -20,26 +20,25 @@ from backrooms.path.route import Route
 from backrooms.path.selector import PathSelector
 from tests.keys import NETWORK_ID, fake_relay
 from tests.node.conftest import MakeNetwork
-from tests.node.test_streams import connect, request, serve
+from tests.node.test_streams import circuits, connect, request, serve
 from tests.simnet.node import SimNetwork
 
 LAYERED = Level("layered", 4, layer2=True)
 """`high` without what it must know of countries."""
 
 
-def manager(network: SimNetwork) -> Circuits:
-    found = network.client.node.circuits
-    assert found is not None
-    return found
-
-
 def guards(network: SimNetwork) -> Guards:
-    return manager(network).paths.guards
+    return circuits(network).paths.guards
+
+
+def guard_ids(network: SimNetwork) -> list[bytes]:
+    """The client's guards that are in the list of relays, the first ones first."""
+    return [guard.id for guard in guards(network).sample.ranked(network.client.node.directory)]
 
 
 def built(network: SimNetwork) -> list[ClientCircuit]:
     """Circuits for streams that enter by a guard."""
-    found = manager(network).circuits.values()
+    found = circuits(network).circuits.values()
     return [one for one in found if one.status == "BUILT" and len(one.path) > 1 and not one.reserved]
 
 
@@ -54,18 +53,18 @@ def settle(network: SimNetwork) -> bytes:
         one.end(0)  # some are from the time when not all relays were known
 
     def is_settled() -> bool:
-        first = guards(network).guard_ids()[0]
+        first = guard_ids(network)[0]
         return guards(network).sample.guards[first].order == 1 and entries(network) == {first}
 
     network.net.run_until(is_settled, 60)
-    return guards(network).guard_ids()[0]
+    return guard_ids(network)[0]
 
 
 def use(network: SimNetwork, count: int) -> None:
     """Open streams that share nothing, each on a circuit of its own."""
     for _ in range(count):
-        manager(network).newnym()
-        stream = manager(network).streams.open(request())
+        circuits(network).newnym()
+        stream = circuits(network).streams.open(request())
         connect(network, stream)
         stream.abort(1)
 
@@ -77,7 +76,7 @@ def test_all_circuits_enter_by_one_guard(network: SimNetwork) -> None:
     serve(network)
     guard = settle(network)
     for hops in range(2, 6):
-        connect(network, manager(network).streams.open(request(level=parse_level(f"custom:{hops}"), key=hops)))
+        connect(network, circuits(network).streams.open(request(level=parse_level(f"custom:{hops}"), key=hops)))
     use(network, 10)
     assert entries(network) == {guard}
     assert len({one.path[1].id for one in built(network)} | {one.exit.id for one in built(network)}) > 2
@@ -89,10 +88,10 @@ def test_a_circuit_of_one_relay_has_no_guard(network: SimNetwork) -> None:
     before = (network.client.folder / "state" / FILE_NAME).read_bytes()
     ends = set()
     for number in range(12):
-        manager(network).newnym()
-        stream = manager(network).streams.open(request(level=parse_level("none"), key=number))
+        circuits(network).newnym()
+        stream = circuits(network).streams.open(request(level=parse_level("none"), key=number))
         connect(network, stream)
-        ends |= {one.path[0].id for one in manager(network).circuits.values() if len(one.path) == 1}
+        ends |= {one.path[0].id for one in circuits(network).circuits.values() if len(one.path) == 1}
     assert ends == {node.id for node in network.exits}
     assert (network.client.folder / "state" / FILE_NAME).read_bytes() == before
 
@@ -164,7 +163,7 @@ def test_a_dead_guard_gives_way_to_the_next_and_is_used_again_when_it_is_back(ma
     serve(network)
     guard = settle(network)
     use(network, 1)
-    second = guards(network).guard_ids()[1]
+    second = guard_ids(network)[1]
     dead = network.relay(guard)
     dead.host.kill("silent")
     network.net.run(60)
@@ -198,7 +197,7 @@ def test_offline_no_guard_is_spent(network: SimNetwork) -> None:
     file = network.client.folder / "state" / FILE_NAME
     before = file.read_bytes()
     heal = network.net.partition(network.client.host)
-    for one in list(manager(network).circuits.values()):
+    for one in list(circuits(network).circuits.values()):
         one.end(0)
     network.net.run(200)
     assert not entries(network)
@@ -214,7 +213,7 @@ def test_rumours_and_scores_never_change_the_guard(network: SimNetwork) -> None:
     serve(network)
     guard = settle(network)
     shunned = {guard, network.exits[0].id if network.exits[0].id != guard else network.exits[1].id}
-    manager(network).shun.append(lambda: shunned)
+    circuits(network).shun.append(lambda: shunned)
     use(network, 8)
     assert entries(network) == {guard}
     fresh = [one for one in built(network) if one.accepted]
@@ -226,7 +225,7 @@ def test_a_spare_with_a_relay_that_is_doubted_is_replaced_once(network: SimNetwo
     settle(network)
     spare = next(one for one in built(network) if one.isolation is None)
     everybody = {node.id for node in network.relays}
-    manager(network).shun.append(lambda: everybody)
+    circuits(network).shun.append(lambda: everybody)
     network.net.run(5)
     assert spare.status == "CLOSED"
     network.net.run(5)
@@ -305,7 +304,7 @@ def test_second_hops_are_few_and_stay(network: SimNetwork) -> None:
     guard = settle(network)
     seen = set()
     for number in range(12):
-        stream = manager(network).streams.open(request(level=LAYERED, key=number))
+        stream = circuits(network).streams.open(request(level=LAYERED, key=number))
         connect(network, stream)
         seen |= {one.path[1].id for one in built(network) if one.level is LAYERED}
         stream.abort(1)

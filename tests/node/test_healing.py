@@ -14,7 +14,8 @@ from backrooms.node.spares import PROBE_PAUSE
 from backrooms.node.streams import SLOW
 from backrooms.path.route import Route
 from tests.node.conftest import MakeNetwork
-from tests.node.test_guards import manager, settle
+from tests.node.test_guards import settle
+from tests.node.test_streams import circuits as manager
 from tests.node.test_streams import connect, request, serve
 from tests.simnet.node import SimNetwork
 

@@ -205,3 +205,23 @@ def test_floods_are_not_read_and_clients_get_no_more_than_they_take(listening: S
     listening.net.run(40)
     assert beats(source)._unpushed == []
     assert source.id in hearsay(listening).sources()
+
+
+def test_a_link_is_kept_for_the_heartbeats_of_relays_that_we_watch_alone(listening: SimNetwork) -> None:
+    """Anybody can make a key and send heartbeats, and could hold all links that a relay can have."""
+    server, speaker = listening.relays[:2]
+    listening.net.run_until(speaker.node.channels.link(server.id))
+    link = next(one for one in server.node.channels.links if one.peer_id == speaker.id and one.open)
+    detector = beats(server).detector
+    assert detector is not None
+
+    def beat() -> float:
+        link.held_until = 0.0
+        beats(server)._message(Heartbeat.TYPE, link, Heartbeat(1, 1000).encode())
+        return link.held_until
+
+    assert speaker.id in detector.watched
+    assert beat() > 0.0
+    server.node.directory.drop(speaker.id)  # as if it had never been there
+    detector.watched.pop(speaker.id)
+    assert beat() == 0.0

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from backrooms.errors import ConfigError, PathError
-from backrooms.node.circuits import Circuits
 from backrooms.node.investigator import Investigator
 from backrooms.node.requests import StreamRequest
 from backrooms.node.scorefile import FILE_NAME, ScoreFile
@@ -21,6 +20,8 @@ from backrooms.path.reputation import HALF_LIFE, Reputation
 from backrooms.path.verdicts import Judgement, Verdict
 from tests.node.conftest import MakeNetwork
 from tests.node.probenet import ProbeNet
+from tests.node.test_guards import guard_ids
+from tests.node.test_streams import circuits
 from tests.simnet.network import SimNet
 from tests.simnet.node import SimNetwork, SimNode
 from tests.spoil import spoil
@@ -49,12 +50,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimNetwork]:
 
 def investigator(network: SimNetwork) -> Investigator:
     found = network.client.node.investigator
-    assert found is not None
-    return found
-
-
-def circuits(network: SimNetwork) -> Circuits:
-    found = network.client.node.circuits
     assert found is not None
     return found
 
@@ -115,9 +110,8 @@ def test_b10_a_relay_that_does_harm_is_named_and_avoided(make: MakeNetwork, kind
     found.begin("all")
     inquiry = found.inquiry
     assert inquiry is not None
-    guards = circuits(network).paths.guards
     # A guard is given up only beyond doubt, which takes a little longer than naming it.
-    network.net.run_until(lambda: bool(inquiry.named_after) and bad.id not in guards.guard_ids(), THREE_MINUTES)
+    network.net.run_until(lambda: bool(inquiry.named_after) and bad.id not in guard_ids(network), THREE_MINUTES)
     found.end()
     finish(network)
     assert set(inquiry.named_after) == {bad.id}
@@ -163,15 +157,14 @@ def test_b10_a_relay_comes_back_when_its_score_is_forgotten_or_has_faded(network
 
 
 def test_a_guard_that_does_harm_beyond_doubt_is_given_up_and_a_doubtful_one_is_not(network: SimNetwork) -> None:
-    paths = circuits(network).paths
-    guard = next(iter(paths.guards.guard_ids()))
+    guard = next(iter(guard_ids(network)))
     node = network.relay(guard)
     note(network, node, 10.0)
-    assert paths.guards.guard_ids()[0] == guard
+    assert guard_ids(network)[0] == guard
     note(network, node, 30.0, Verdict.OVERLOADED)
-    assert paths.guards.guard_ids()[0] == guard
+    assert guard_ids(network)[0] == guard
     note(network, node, 30.0)
-    assert guard not in paths.guards.guard_ids()
+    assert guard not in guard_ids(network)
 
 
 def test_what_cannot_be_investigated_is_told(shared: SimNetwork) -> None:
@@ -290,7 +283,7 @@ def test_with_guarded_probes_enter_by_guards_only(shared: SimNetwork) -> None:
     found = investigator(network)
     found.begin("all", guarded=True)
     network.net.run(4)
-    guards = circuits(network).paths.guards.guard_ids()[:PRIMARY]
+    guards = guard_ids(network)[:PRIMARY]
     probes = [one for one in circuits(network).circuits.values() if one.reserved]
     assert probes
     assert all(one.path[0].id in guards for one in probes)
@@ -319,7 +312,7 @@ def test_a_damaged_file_is_kept_aside_and_told(tmp_path: Path, said: list[str]) 
         (tmp_path / FILE_NAME).write_bytes(data)
         assert len(file.load()) == 0
         assert (tmp_path / f"{FILE_NAME}.damaged-{number}").read_bytes() == data
-        assert sum("is not as it should be" in line for line in said) == number
+        assert sum("cannot be used" in line for line in said) == number
     assert len(file.load()) == 0
     assert len(said) == len(cases), "that there is no file is nothing to tell"
 
@@ -337,7 +330,7 @@ def test_probes_go_out_in_the_background_by_the_guards(shared: SimNetwork) -> No
     network = shared
     found = investigator(network)
     found.configure(240.0, True)
-    guards = circuits(network).paths.guards.guard_ids()[:PRIMARY]
+    guards = guard_ids(network)[:PRIMARY]
     network.net.run(150)
     evidence = found._evidence
     assert 5 < len(evidence.kept) < 60

@@ -9,7 +9,7 @@ import pytest
 from backrooms.config.routes import Pattern
 from backrooms.crypto.keys import text_id
 from backrooms.errors import BackroomsError, ConfigError
-from backrooms.levels import MEDIUM
+from backrooms.levels import LOW, MEDIUM
 from backrooms.path.route import Route
 from backrooms.proxy.isolation import RouteRule
 from tests.node.test_levels import COUNTRIES, placed, through  # noqa: F401
@@ -42,6 +42,10 @@ def test_b10_the_explanation_is_of_the_path_that_is_used(placed: SimNetwork) -> 
     assert any("{CL}" in reason for reason in ruled["steps"][0]["excluded"])  # type: ignore[index]
     assert report.explain({"to": "web.example:443"})["rule"] == ""
     assert report.explain({"to": "web.example:80", "level": "low"})["hops"] == 2
+    node.front.routes.rules = (RouteRule("routes[0]", (Pattern.parse("*.example:80"),), None, ("{CL}",)),)
+    circuits(placed).options.level = LOW
+    assert report.explain({"to": "web.example:80"})["level"] == "low", "the rule leaves the level to the node"
+    circuits(placed).options.level = MEDIUM
 
     for wrong in ({"level": "max"}, {"level": "x"}, {"to": "nowhere"}, {"to": "a:0"}, {"top": "-1"}, {"colour": "red"}):
         with pytest.raises(ConfigError):
@@ -66,6 +70,11 @@ def test_b10_circuits_and_levels(placed: SimNetwork) -> None:  # noqa: F811
     levels = {one["level"]: one for one in report.levels()}
     assert list(levels) == ["none", "low", "medium", "high"]
     assert levels["medium"]["default"]
+    view = placed.client.node.view
+    assert [view.country(f"40.{number}.0.9") for number in range(len(COUNTRIES))] == list(COUNTRIES)
+    assert view.country("203.0.113.1") == ""
+    with pytest.raises(ValueError):
+        view.country("nowhere")
     status = report.status()
     assert status["level"] == "medium"
     assert status["lacks"]

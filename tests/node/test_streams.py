@@ -304,7 +304,8 @@ def test_circuits_are_chosen_by_one_selector_until_the_list_changes(network: Sim
     directory = network.client.node.directory
     before = directory.revision
     network.relays[0].node.keeper.republish()
-    network.client.node.keeper._fetch_soon()
+    keeper = network.client.node.keeper
+    keeper._later("fetch", 0.0, keeper._fetch)
     network.net.run_until(lambda: directory.revision != before, 120)
     streams.append(manager.streams.open(request(key="last")))
     network.net.run_until(lambda: streams[-1].connected)

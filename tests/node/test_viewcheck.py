@@ -11,7 +11,7 @@ from backrooms.crypto.keys import text_id
 from backrooms.gossip.view import View, epoch_at
 from backrooms.levels import HIGH, MEDIUM, NONE
 from backrooms.netdir.descriptor import Descriptor
-from backrooms.node.evidence import FILE_NAME
+from backrooms.node.evidence import FILE_NAME, Proof
 from backrooms.node.viewcheck import Comparison
 from tests import keys
 from tests.node.asking import by_hand, client, server
@@ -198,3 +198,23 @@ def test_two_records_of_one_revision_are_kept_as_proof_and_stop_nobody(views: Si
     assert liar.id in side.circuits.paths.doubted(), "it is avoided"
     assert side.circuits.refuses(HIGH) is None, "but one relay stops nobody"
     assert len(side.dirclient.bad()) == 0, "whoever told of it is not to blame"
+
+
+def test_relays_with_two_faces_count_once_for_each_network(views: SimNetwork) -> None:
+    """Somebody who makes many keys on one machine, and two records with each, can stop nobody."""
+    side = client(views)
+    evidence, directory = side.viewcheck._evidence, views.client.node.directory
+
+    def two_faced(number: int, address: str) -> None:
+        one = keys.descriptor(number, now=views.net.wall(), address=address)
+        directory.insert(one, 0.0)
+        evidence.proofs[one.id] = Proof(one.id, int(views.net.wall()), b"c", b"1", b"2")
+
+    for number in range(8, 14):
+        two_faced(number, f"tls:172.20.0.{number}:9001")
+    assert side.circuits.refuses(HIGH) is None
+    two_faced(14, "tls:172.21.0.1:9001")
+    assert side.circuits.refuses(HIGH) is None
+    two_faced(15, "tls:172.22.0.1:9001")
+    assert "3 of 15 relays, of different networks" in (side.circuits.refuses(HIGH) or "")
+    assert side.circuits.refuses(MEDIUM) is None

@@ -34,39 +34,52 @@ def blocs(lines: Iterable[str] = ()) -> dict[str, set[str]]:
 BLOCS = blocs()
 
 
-def violations(
-    path: Sequence[Descriptor],
-    rules: Mapping[str, Sequence[str]],
-    places: PlacesOf,
-    relays: Sequence[Descriptor] = (),
-    *,
-    exit_rules: Sequence[str] = (),
-    more_blocs: Mapping[str, set[str]] | None = None,
-) -> list[str]:
-    """What the relays of a path break; empty if nothing.
+class Checker:
+    """Judges paths over one list of relays. What was asked about a relay and a rule is remembered."""
 
-    `rules` has lists of rules by "any", "entry", "middle" and "exit". A path of one relay is entry and exit at once.
-    `relays` is the list that the path was chosen from, for families. The last relay must fit one of the `exit_rules`.
-    """
-    all_blocs = {**BLOCS, **(more_blocs or {})}
-    found = []
-    for index, relay in enumerate(path):
-        positions = ["any"]
-        if index == 0:
-            positions.append("entry")
-        if index == len(path) - 1:
-            positions.append("exit")
-        if 0 < index < len(path) - 1:
-            positions.append("middle")
-        for position in positions:
-            found += [
-                f"{position}: {relay.nickname} breaks {rule}"
-                for rule in rules.get(position, ())
-                if breaks(relay, rule, places(relay), relays or path, all_blocs)
-            ]
-    if exit_rules and path and not allowed(path[-1], exit_rules, places(path[-1]), relays or path, all_blocs):
-        found.append(f"exit: {path[-1].nickname} fits none of {list(exit_rules)}")
-    return found
+    def __init__(self, relays: Sequence[Descriptor], places: PlacesOf) -> None:
+        self._relays = relays
+        self._places = places
+        self._found: dict[tuple[bytes, str | tuple[str, ...]], bool] = {}
+
+    def violations(
+        self, path: Sequence[Descriptor], rules: Mapping[str, Sequence[str]], exit_rules: Sequence[str] = ()
+    ) -> list[str]:
+        """What the relays of a path break; empty if nothing.
+
+        `rules` has lists of rules by "any", "entry", "middle" and "exit". A path of one relay is entry and exit at
+        once. The last relay must fit one of the `exit_rules`.
+        """
+        found = []
+        for index, relay in enumerate(path):
+            positions = ["any"]
+            if index == 0:
+                positions.append("entry")
+            if index == len(path) - 1:
+                positions.append("exit")
+            if 0 < index < len(path) - 1:
+                positions.append("middle")
+            for position in positions:
+                found += [
+                    f"{position}: {relay.nickname} breaks {rule}"
+                    for rule in rules.get(position, ())
+                    if self._breaks(relay, rule)
+                ]
+        if exit_rules and path and not self._allows(path[-1], tuple(exit_rules)):
+            found.append(f"exit: {path[-1].nickname} fits none of {list(exit_rules)}")
+        return found
+
+    def _breaks(self, relay: Descriptor, rule: str) -> bool:
+        key = relay.id, rule
+        if key not in self._found:
+            self._found[key] = breaks(relay, rule, self._places(relay), self._relays)
+        return self._found[key]
+
+    def _allows(self, relay: Descriptor, rules: tuple[str, ...]) -> bool:
+        key = relay.id, rules
+        if key not in self._found:
+            self._found[key] = allowed(relay, rules, self._places(relay), self._relays)
+        return self._found[key]
 
 
 def breaks(

@@ -225,7 +225,8 @@ def test_many_rules_at_once_are_as_the_slow_checker_says(data: st.DataObject) ->
 def test_the_slow_checker_finds_what_is_wrong_with_a_path() -> None:
     path = [NETWORK[0], NETWORK[5], NETWORK[6]]
     rules = {"any": ["fake5"], "entry": ["{de}"], "middle": ["fake6"], "exit": ["10.7.0.0/16"]}
-    assert slow_checker.violations(path, rules, PLACES, NETWORK, exit_rules=["{de}"]) == [
+    checker = slow_checker.Checker(NETWORK, PLACES)
+    assert checker.violations(path, rules, exit_rules=["{de}"]) == [
         "entry: fake0 breaks {de}",
         "any: fake5 breaks fake5",
         "exit: fake6 breaks 10.7.0.0/16",
@@ -236,8 +237,8 @@ def test_the_slow_checker_finds_what_is_wrong_with_a_path() -> None:
         "fake0 and fake2 are both in 10.1.0.0/16",
         "fake0 and fake2 are both in AS64496",
     ]
-    assert slow_checker.violations([NETWORK[0]], {"exit": ["{de}"]}, PLACES, NETWORK)
-    assert slow_checker.violations([NETWORK[1]], rules, PLACES, NETWORK) == []
+    assert checker.violations([NETWORK[0]], {"exit": ["{de}"]})
+    assert checker.violations([NETWORK[1]], rules) == []
 
 
 def test_the_slow_checker_knows_the_blocs() -> None:

@@ -16,6 +16,7 @@ from backrooms.path.constraints import Target
 from backrooms.path.route import Route
 from tests.path import networks, slow_checker
 from tests.path.networks import PLACES
+from tests.path.slow_checker import Checker
 
 RELAYS = networks.network(1, 400)
 RULES = {
@@ -55,51 +56,16 @@ def regions(relay: Descriptor) -> set[str]:
     return found | {name for name, members in slow_checker.BLOCS.items() for one in found if one.lower() in members}
 
 
-class Judge:
-    """The slow checker, asked once for each relay of a network and each rule."""
-
-    def __init__(self, relays: list[Descriptor]) -> None:
-        self.relays = relays
-        self.found: dict[tuple[bytes, str, bool], bool] = {}
-
-    def breaks(self, relay: Descriptor, rule: str) -> bool:
-        key = relay.id, rule, False
-        if key not in self.found:
-            self.found[key] = slow_checker.breaks(relay, rule, PLACES(relay), self.relays)
-        return self.found[key]
-
-    def allows(self, relay: Descriptor, rules: tuple[str, ...]) -> bool:
-        key = relay.id, repr(rules), True
-        if key not in self.found:
-            self.found[key] = slow_checker.allowed(relay, rules, PLACES(relay), self.relays)
-        return self.found[key]
-
-    def violations(
-        self, path: list[Descriptor], rules: dict[str, tuple[str, ...]], exits: tuple[str, ...]
-    ) -> list[str]:
-        found = []
-        for index, relay in enumerate(path):
-            positions = ["any"] + ["entry"] * (index == 0) + ["exit"] * (index == len(path) - 1)
-            positions += ["middle"] * (0 < index < len(path) - 1)
-            for position in positions:
-                found += [
-                    f"{position}: {relay.nickname}" for rule in rules.get(position, ()) if self.breaks(relay, rule)
-                ]
-        if exits and not self.allows(path[-1], exits):
-            found.append(f"exit: {path[-1].nickname}")
-        return found
-
-
-JUDGE = Judge(RELAYS)
+CHECKER = Checker(RELAYS, PLACES)
 
 
 def faults(
-    path: list[Descriptor], route: Route, target: Target, rules: dict[str, tuple[str, ...]], judge: Judge = JUDGE
+    path: list[Descriptor], route: Route, target: Target, rules: dict[str, tuple[str, ...]], checker: Checker = CHECKER
 ) -> list[str]:
     """All that is wrong with a path."""
     name = route.level.name.partition(":")[0]
     everywhere = (*rules.get("any", ()), *BY_LEVEL.get(name, ()), *route.avoid)
-    found = judge.violations(path, {**rules, "any": everywhere}, route.exit)
+    found = checker.violations(path, {**rules, "any": everywhere}, route.exit)
     found += slow_checker.too_alike(path, PLACES) + one_operator(path)
     if len(path) != route.level.hops:
         found.append(f"{len(path)} relays")
@@ -171,7 +137,7 @@ def test_any_network_any_rules_no_violation(data: st.DataObject) -> None:
         assert found.endswith("nothing was relaxed")
         assert f"{count} relays" in found
         return
-    assert faults(path, route, target, rules, Judge(relays)) == []
+    assert faults(path, route, target, rules, Checker(relays, PLACES)) == []
 
 
 @pytest.mark.parametrize("changes", [1, 40])

@@ -20,7 +20,6 @@ FIELDS: list[tuple[str, st.SearchStrategy[Any]]] = [
     ("bytes8", st.binary(max_size=255)),
     ("bytes16", st.binary(max_size=300)),
     ("text8", st.text(max_size=60)),
-    ("text16", st.text(max_size=80)),
 ]
 FIELD = st.one_of([st.tuples(st.just(name), values) for name, values in FIELDS])
 
