@@ -75,10 +75,8 @@ class Guards:
         self._updated_for = -1
         self._updated_at = float("-inf")
         self.sample = self._file.load(lambda data: from_text(data, directory.network_id)) or GuardSample()
-        self._kept = bool(self.sample.guards)
-        """Whether this is our sample. One drawn from half a list is replaced when the list is whole."""
-        self._drawn_from = 0
-        """Relays in the list when the sample was last drawn from."""
+        self._kept = bool(self.sample.guards) and not self.sample.drawn_from
+        """Whether this is our sample for good. One drawn from half a list is replaced when the list is whole."""
 
     # choosing
 
@@ -90,12 +88,14 @@ class Guards:
         self._look_at_list()
         whole, count = self._is_whole(), len(self._directory)
         allowed = Allowed(selector, Position.ENTRY)
-        if whole and not self._kept and self._drawn_from < KNOWN_ENOUGH * count:
+        if whole and not self._kept and self.sample.drawn_from < KNOWN_ENOUGH * count:
             self.sample = GuardSample(seconds=self.sample.seconds.values())
         if whole or not self._kept:
             self._kept = whole
-            if not self.sample.guards:
-                self._drawn_from = count
+            if whole and self.sample.drawn_from:
+                self.sample.drawn_from, self.sample.changed = 0, True
+            elif not whole and not self.sample.guards:
+                self.sample.drawn_from = count
             draw = drawing(selector, Position.ENTRY, self.sample.guards, self._rng)
             self.sample.extend(
                 allowed, len(selector.table(Position.ENTRY)), count, draw, self._timers.wall(), self._rng
@@ -200,7 +200,7 @@ class Guards:
 
     def save(self) -> None:
         """Write the file, if it does not say what it should."""
-        if not self.sample.changed or not self._kept:
+        if not self.sample.changed:
             return
         self.sample.changed = not self._file.save(to_text(self.sample, self._directory.network_id))
 
@@ -220,14 +220,21 @@ def to_text(sample: GuardSample, network_id: bytes) -> str:
         for guard in sample.guards.values()
     ]
     seconds = [{"id": text_id(second.id), "until": _date(second.until)} for second in sample.seconds.values()]
-    whole = {"schema": SCHEMA, "network": network_id.hex(), "guards": guards, "second_hops": seconds}
+    whole = {
+        "schema": SCHEMA,
+        "network": network_id.hex(),
+        "drawn_from": sample.drawn_from,
+        "guards": guards,
+        "second_hops": seconds,
+    }
     return json.dumps(whole, indent=1) + "\n"
 
 
 def from_text(data: bytes, network_id: bytes) -> GuardSample:
     """What `to_text` wrote. `ValueError` says what is wrong with it."""
     whole = read_json(data)
-    _need(whole, {"schema": int, "network": str, "guards": list, "second_hops": list}, "the file")
+    kinds = {"schema": int, "network": str, "drawn_from": int, "guards": list, "second_hops": list}
+    _need(whole, kinds, "the file")
     if whole["schema"] != SCHEMA:
         raise ValueError(f"schema {whole['schema']}, this version reads {SCHEMA}")
     if whole["network"] != network_id.hex():
@@ -235,6 +242,7 @@ def from_text(data: bytes, network_id: bytes) -> GuardSample:
     if len(whole["guards"]) > SAMPLE_LIMIT or len(whole["second_hops"]) > LAYER2_MOST:
         raise ValueError("too many guards")
     sample = GuardSample(map(_guard, whole["guards"]), map(_second, whole["second_hops"]))
+    sample.drawn_from = max(0, whole["drawn_from"])
     if len(sample.guards) != len(whole["guards"]) or len(sample.seconds) != len(whole["second_hops"]):
         raise ValueError("a guard is there twice")
     return sample

@@ -119,6 +119,8 @@ class GuardSample:
         self.guards = {guard.id: guard for guard in guards}
         self.seconds = {second.id: second for second in seconds}
         self.changed = False
+        self.drawn_from = 0
+        """Relays in the list that it was drawn from, if that may not have been the whole one; else 0."""
         self._failed: set[bytes] = set()
         """Those that were not reached since the last that was."""
 

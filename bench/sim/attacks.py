@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from backrooms.netdir.descriptor import Descriptor
+from backrooms.netdir.directory import Directory
 from backrooms.netdir.geo import NOWHERE, Place
 from backrooms.path.constraints import Constraints
 from backrooms.path.roster import Roster
 from backrooms.path.selector import ANYWHERE, PathSelector
+from backrooms.wire.documents import ZERO_ID, DirFetch, DirListRequest
 from bench.sim.relays import ANYWHERE as ANY_EXIT
-from bench.sim.relays import START, make_relay
+from bench.sim.relays import NETWORK_ID, START, make_relay
 from bench.sim.section import Section
 
 HONEST = 1000
@@ -27,6 +29,7 @@ SYBIL_NETWORKS = 3
 SYBIL_AS = 64_500
 DAY = 86400.0
 PATHS = 10_000
+CONTACTS = 5
 _FIRST_SYBIL = 10_000
 
 Path = Sequence[Descriptor]
@@ -142,15 +145,64 @@ def one_liar() -> tuple[list[list[str]], dict[str, float]]:
     return rows, data
 
 
+def exchanged(client: Directory, server: Directory) -> None:
+    """What `client` learns from `server` as its contact, page by page."""
+    after = ZERO_ID
+    while True:
+        page = server.answer_list(DirListRequest(after))
+        for request in client.wanted(page.entries):
+            missing = list(request.ids)
+            while missing:
+                documents = server.answer_fetch(DirFetch(tuple(missing), request.what)).documents
+                for one in documents:
+                    client.add(one.certificate or None, one.record, START)
+                missing = missing[len(documents) :]
+        if not page.more:
+            return
+        after = page.entries[-1].id
+
+
+def eclipse() -> tuple[list[list[str]], dict[str, float]]:
+    """Some of five contacts show a new client only the attacker's relays. Each way of asking is gone through whole."""
+    honest, places = network()
+    false, their_places = sybils(sorted(relay.capacity for relay in honest)[HONEST // 2])
+    bad = frozenset(relay.id for relay in false)
+    whole, hostile = Directory(NETWORK_ID), Directory(NETWORK_ID)
+    for relay in (*honest, *false):
+        whole.insert(relay, START)
+    for relay in false:
+        hostile.insert(relay, START)
+    clients = {False: Directory(NETWORK_ID), True: Directory(NETWORK_ID)}
+    exchanged(clients[False], hostile)
+    exchanged(clients[True], hostile)
+    exchanged(clients[True], whole)  # what one honest contact tells is enough
+    where, seen = {**places, **their_places}, {relay.id: START for relay in (*honest, *false)}
+    captured = {
+        found: shares(drawn(client.relays(), {} if not found else where, seen), bad)[2]
+        for found, client in clients.items()
+    }
+    rows, data = [], {}
+    for count in (1, 3, 4, 5):
+        for name, asked in (("off, asks one contact", 1), ("asks two", 2), ("on, hears all", CONTACTS)):
+            ways = list(itertools.combinations(range(CONTACTS), asked))
+            eclipsed = sum(all(contact < count for contact in way) for way in ways) / len(ways)
+            share = eclipsed * captured[False] + (1 - eclipsed) * captured[True]
+            rows.append([f"{count} of {CONTACTS} contacts hide the network", name, "", "", percent(share)])
+            data[f"eclipse {count} of {CONTACTS}, {name}"] = share
+    return rows, data
+
+
 def run() -> Section:
     """All attacks of this module."""
     rows, data = many_relays()
-    more = one_liar()
-    rows += more[0]
-    data |= more[1]
+    for more in (one_liar(), eclipse()):
+        rows += more[0]
+        data |= more[1]
     failures = []
     if data["sybils on, months after"] > 0.01:
         failures.append("Sybils in three networks capture more than 1 % of the circuits")
+    if data[f"eclipse {CONTACTS - 1} of {CONTACTS}, on, hears all"] > 0.01:
+        failures.append("one honest contact of five does not save a new client from an eclipse")
     if data["liar says 100 x, on"] > 0.06:
         failures.append("a relay that lies about its capacity gets more than its cap")
     return Section(
@@ -159,6 +211,7 @@ def run() -> Section:
         rows,
         [
             f"{HONEST} honest relays in some 500 networks, 35 % of them exits; {PATHS:,} paths of three relays each.",
+            "Nothing helps a client all of whose contacts are hostile; contacts are what a user trusts.",
             "Guards are not in here: a client has few first hops, so a share of entries is a share of clients.",
         ],
         data,

@@ -104,7 +104,7 @@ def test_a_sample_of_half_a_list_is_not_kept(make: MakeNetwork) -> None:
     network.client.start()
     sample = guards(network).sample
     network.net.run_until(lambda: len(guards(network).sample.guards) > 0, 30)
-    assert not (network.client.folder / "state" / FILE_NAME).exists()
+    assert json.loads((network.client.folder / "state" / FILE_NAME).read_text())["drawn_from"] == 1
     for node in network.relays[1:]:
         node.start()
     settle(network)
@@ -112,6 +112,7 @@ def test_a_sample_of_half_a_list_is_not_kept(make: MakeNetwork) -> None:
     assert {guard.id for guard in guards(network).sample.guards.values()} == {node.id for node in network.relays}
     saved = json.loads((network.client.folder / "state" / FILE_NAME).read_text())
     assert len(saved["guards"]) == 6
+    assert saved["drawn_from"] == 0
 
 
 # restarts
@@ -133,6 +134,23 @@ def test_the_guard_is_the_same_after_a_restart(make: MakeNetwork) -> None:
         assert entries(network) == {guard}
     after = json.loads((network.client.folder / "state" / FILE_NAME).read_bytes())
     assert after == json.loads(before), "nothing was written anew"
+
+
+def test_a_client_that_is_stopped_early_has_its_guard_already(make: MakeNetwork) -> None:
+    """Whoever stops a new client before its list has settled must not make it draw another guard each time."""
+    network = make()
+    for relay in network.relays:
+        relay.start()
+    network.net.run_until(lambda: all(len(relay.node.directory) == 6 for relay in network.relays), 60)
+    first = []
+    for _ in range(4):
+        network.client.start()
+        network.net.run_until(lambda: any(one.status == "BUILT" for one in circuits(network).circuits.values()), 20)
+        assert not network.client.node.keeper.settled
+        first.append(guard_ids(network)[0])
+        network.client.host.kill()
+        network.net.run(1)
+    assert len(set(first)) == 1
 
 
 def test_the_file_does_not_change_with_use(network: SimNetwork) -> None:
