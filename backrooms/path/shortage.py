@@ -24,6 +24,8 @@ def why_not(choice: Choice, finished: bool) -> str:
         rules = selector.ruled_out(position)
         if rules:
             most = ", ".join(f"{count} by {rule}" for rule, count in rules[:3])
+            if len(rules) > 3:
+                most += f", {sum(count for _, count in rules[3:])} by {len(rules) - 3} more"
             parts.append(f"{sum(count for _, count in rules)} excluded as {position.value} ({most})")
     parts += _about_exits(choice)
     if choice.hops > 1:
@@ -31,6 +33,12 @@ def why_not(choice: Choice, finished: bool) -> str:
         parts.append(f"{len(left)} usable relays")
         if selector.constraints.distinct_subnets:
             parts.append(f"in {len({net for row in left for net in row.subnets})} subnets")
+        systems = {asn for row in left for asn in row.asns}
+        if systems:
+            parts.append(f"in {len(systems)} autonomous systems, which must differ")
+        operators = {row.operator for row in left if row.operator}
+        if operators:
+            parts.append(f"of {len(operators)} named operators, who must differ")
         if selector.constraints.distinct_families:
             parts.append("families must differ")
     for index, ids in choice.limits.items():

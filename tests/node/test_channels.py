@@ -17,6 +17,7 @@ from backrooms.node.link import Link
 from backrooms.wire.cell import DestroyReason
 from tests import keys
 from tests.node.conftest import MakeNetwork
+from tests.node.crafted import Crafted, hop
 from tests.simnet.node import RELAY_PORT, SimNetwork, SimNode
 
 
@@ -60,17 +61,19 @@ def test_of_two_links_the_one_opened_by_the_lower_id_stays(relays: SimNetwork, f
 
 
 def test_a_superseded_link_keeps_its_circuits_until_they_end(relays: SimNetwork) -> None:
+    relays.hush(gossip=True)
     low, high = sorted((relays.relays[4], relays.relays[5]), key=lambda node: node.id)
     both = [high.node.channels.link(low.id), low.node.channels.link(high.id)]
     old: Link = relays.net.run_until(both[0])
-    owner = Owner()
-    circuit_id = old.open_circuit(owner, high.host.rng).circuit_id
+    circuit = Crafted(relays, [hop(low)], old)  # both ends know of it
+    circuit.settle()
+    assert circuit.built
     relays.net.run_until(both[1])
     relays.net.run(60)
     if old.channel.initiator:
         assert old.superseded_at is not None
     assert old.open
-    old.release(circuit_id, DestroyReason.NONE, relays.net.now)
+    circuit.close()
     relays.net.run(20)
     assert len(between(high, low)) == 1
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from backrooms.errors import LocalProtocolError, PathError
 from backrooms.netdir.descriptor import Descriptor
+from backrooms.netdir.geo import Place
 from backrooms.netdir.policy import ExitPolicy
 from backrooms.path.constraints import Constraints, Target, same_family
 from backrooms.path.roster import Roster, conflict
@@ -265,3 +266,10 @@ def test_exit_tables_do_not_pile_up() -> None:
     for port in range(1, 400):
         selector.select(2, Target(None, port), rng(port))
     assert len(selector._tables) <= 128
+
+
+def test_one_autonomous_system_is_named_in_the_error() -> None:
+    relays = [fake_relay(number, exit_policy=WEB) for number in range(6)]
+    roster = Roster.of(relays, lambda relay: (Place("", 64500),))
+    with pytest.raises(PathError, match="6 usable relays, in 6 subnets, in 1 autonomous systems, which must differ"):
+        PathSelector(roster, RULES).select(3, TARGET, rng())
