@@ -16,6 +16,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from backrooms.cli.localnet import free_ports
+from backrooms.errors import CircuitError
 from backrooms.netdir.network import Contact, NetworkFile
 from backrooms.node.channels import Channels
 from backrooms.node.driver import Turn
@@ -31,6 +32,8 @@ ATTEMPTS = 10_000
 SUBNETS = 40
 MAX_GROWTH = 40
 """MiB."""
+PATIENCE = 2.0
+"""Seconds within which a new peer must have its link."""
 
 _CONFIG = """
 socks = []
@@ -106,7 +109,15 @@ def link(target: Target) -> Iterator[Callable[[], Any]]:
     )
 
     async def open_one() -> None:
-        made = await channels.connect(target.address, target.id)
+        end = timers.now() + PATIENCE
+        while True:
+            try:
+                made = await channels.connect(target.address, target.id)
+                break
+            except CircuitError:  # now and then the first attempt is reset; whoever tries again must get in
+                if timers.now() > end:
+                    raise
+                await deferLater(reactor, 0.2)
         assert made.open
         made.driver.close()
         while not made.driver.lost:
